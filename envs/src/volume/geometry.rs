@@ -1,0 +1,53 @@
+//! Where a grid lies in the world.
+
+use std::sync::Arc;
+
+use crate::io::StoredHeader;
+
+/// Voxel index to world, in mm: rows 0..3 of the 4x4 matrix; world axes are R, A, S as in NIfTI.
+pub type Affine = [[f64; 4]; 3];
+
+/// Shape, position and, if it was read from a file, the header as stored.
+///
+/// It travels with the voxels. An output's header comes from `stored`, it is never recomputed.
+#[derive(Clone, Debug)]
+pub struct Geometry {
+    pub shape: [usize; 3],
+    pub affine: Affine,
+    /// The header of the file that the grid was read from, byte for byte; `None` for grids made here.
+    pub stored: Option<Arc<StoredHeader>>,
+}
+
+impl Geometry {
+    /// A grid with axes along R, A, S, its first voxel centre at `origin_mm`.
+    pub fn ras(shape: [usize; 3], spacing_mm: [f64; 3], origin_mm: [f64; 3]) -> Self {
+        let mut affine = [[0.0; 4]; 3];
+        for a in 0..3 {
+            affine[a][a] = spacing_mm[a];
+            affine[a][3] = origin_mm[a];
+        }
+        Geometry { shape, affine, stored: None }
+    }
+
+    pub fn voxels(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Length of each column of the affine (MONAI's rule, not pixdim).
+    pub fn spacing_mm(&self) -> [f64; 3] {
+        std::array::from_fn(|a| (0..3).map(|r| self.affine[r][a].powi(2)).sum::<f64>().sqrt())
+    }
+
+    /// World position in mm of a (fractional) voxel index.
+    pub fn world(&self, ijk: [f64; 3]) -> [f64; 3] {
+        std::array::from_fn(|r| (0..3).map(|a| self.affine[r][a] * ijk[a]).sum::<f64>() + self.affine[r][3])
+    }
+
+    /// Volume of one voxel in mL (determinant of the affine's 3x3 part).
+    pub fn voxel_ml(&self) -> f64 {
+        let m = &self.affine;
+        let det = m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1]) - m[0][1] * (m[1][0] * m[2][2] - m[1][2] * m[2][0])
+            + m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0]);
+        det.abs() / 1000.0
+    }
+}

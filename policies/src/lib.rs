@@ -1,0 +1,12 @@
+//! Networks, objectives, losses and CPU kernels of the Glance and Focus policies, on Burn.
+//!
+//! Opens no file but weights.
+
+pub mod focus;
+pub mod glance;
+pub mod kernels;
+pub mod losses;
+pub mod nets;
+pub mod objectives;
+pub mod optim;
+pub mod weights;
