@@ -160,7 +160,7 @@ mod tests {
         let (mut at, mut events) = (0, Vec::new());
         while at < bytes.len() {
             let n = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
-            events.push(protobuf::parse_from_bytes(&bytes[at + 12..at + 12 + n]).unwrap());
+            events.push(Event::parse_from_bytes(&bytes[at + 12..at + 12 + n]).unwrap());
             at += 12 + n + 4;
         }
         events
