@@ -1,0 +1,110 @@
+//! `[screen]`: screening of whole scans.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Screening of whole scans, in validation and afterwards.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScreenConfig {
+    /// Share of its edge that a window has in common with the next, for each axis. More is slower and smoother. Range 0 to 0.95. Default `0.5`.
+    #[schemars(range(min = 0.0, max = 0.95))]
+    pub overlap: f64,
+    /// Weight of a voxel by its place in the window. Default `"gaussian"`.
+    pub blend: Blend,
+    /// Which windows a voxel's sum is divided by. Default `"covering"`.
+    pub denominator: Denominator,
+    /// Power of Glance's probability by which a window's vote is multiplied; 0 lets every kept window vote in full. Range 0 to 10. Default `0`.
+    #[schemars(range(min = 0.0, max = 10.0))]
+    pub glance_weight: f64,
+    /// Glance's operating point: `"validation"` chooses it for `screen.recall` on the validation scans; a number fixes it (the published code
+    /// had 0.9). Range 0 to 1. Default `"validation"`.
+    pub threshold: Threshold,
+    /// Share of the lesions found by Focus everywhere that must still be found on the validation scans. Range 0.01 to 1. Default `0.98`.
+    #[schemars(range(min = 0.01, max = 1.0))]
+    pub recall: f64,
+    /// Which windows Focus sees. Default `"glance"`.
+    pub select: Select,
+    /// Keep this share of each scan's windows, the most probable first, instead of a threshold. Range 0 to 1. Default none: the threshold decides.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub keep_fraction: Option<f64>,
+    /// Found lesions smaller than this are dropped, in mL. Range 0 or more. Default `0`.
+    #[schemars(range(min = 0.0))]
+    pub min_component_ml: f64,
+    /// Blended lesion probability from which a voxel is lesion. Range 0 to 1. Default `0.5`.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub mask_threshold: f64,
+    /// Windows that go through a network at once: memory against speed. Range 1 to 4096. Default `4`.
+    #[schemars(range(min = 1, max = 4096))]
+    pub batch: usize,
+}
+
+impl Default for ScreenConfig {
+    fn default() -> Self {
+        ScreenConfig {
+            overlap: 0.5,
+            blend: Blend::Gaussian,
+            denominator: Denominator::Covering,
+            glance_weight: 0.0,
+            threshold: Threshold::default(),
+            recall: 0.98,
+            select: Select::Glance,
+            keep_fraction: None,
+            min_component_ml: 0.0,
+            mask_threshold: 0.5,
+            batch: 4,
+        }
+    }
+}
+
+/// Weight of a voxel by its place in the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Blend {
+    /// Most in the middle, little at the border.
+    Gaussian,
+    /// The same everywhere (the published code).
+    Flat,
+}
+
+/// Which windows a voxel's sum is divided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Denominator {
+    /// The kept windows over the voxel (the published code); a single window can then mark a lesion.
+    Kept,
+    /// All windows over the voxel: a rejected window votes for background.
+    Covering,
+}
+
+/// Which windows Focus sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Select {
+    /// Those that Glance keeps.
+    Glance,
+    /// All: Focus everywhere.
+    All,
+}
+
+/// Glance's operating point.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Threshold {
+    Word(ThresholdWord),
+    /// This probability.
+    Fixed(#[schemars(range(min = 0.0, max = 1.0))] f64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ThresholdWord {
+    /// Chosen on the validation scans for `screen.recall`.
+    Validation,
+}
+
+impl Default for Threshold {
+    fn default() -> Self {
+        Threshold::Word(ThresholdWord::Validation)
+    }
+}

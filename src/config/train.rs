@@ -1,0 +1,87 @@
+//! `[train]`: length, validation, checkpoints; and `[compat]`: oddities of the published code.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Length of the training, validation, checkpoints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Training steps. Range 1 or more. Default `20000`.
+    #[schemars(range(min = 1))]
+    pub steps: usize,
+    /// Steps that make an epoch: only a unit for random streams, logs and `objective.refresh_steps = 0`. Range 1 or more. Default `250`.
+    #[schemars(range(min = 1))]
+    pub steps_per_epoch: usize,
+    /// Steps between validations on whole scans; 0 validates only at the end. Range 0 or more. Default `1000`.
+    pub validate_every: usize,
+    /// Steps between checkpoints; 0 saves only at the end and when stopped. Range 0 or more. Default `500`.
+    pub checkpoint_every: usize,
+    /// Checkpoints kept, the oldest go first; the best one stays besides. Range 1 or more. Default `2`.
+    #[schemars(range(min = 1))]
+    pub keep_checkpoints: usize,
+    /// The validation figure that makes a checkpoint the best one; higher is better. Default `"lesion_dice"`.
+    pub best_metric: BestMetric,
+    /// Validations in a row without a better figure that end the training; 0 never does. Range 0 or more. Default `0`.
+    pub patience: usize,
+    /// Steps between lines in `metrics.jsonl` and TensorBoard. Range 1 or more. Default `1`.
+    #[schemars(range(min = 1))]
+    pub log_every: usize,
+    /// Number format of the networks. Default `"f32"`.
+    pub precision: Precision,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        TrainConfig {
+            steps: 20_000,
+            steps_per_epoch: 250,
+            validate_every: 1000,
+            checkpoint_every: 500,
+            keep_checkpoints: 2,
+            best_metric: BestMetric::LesionDice,
+            patience: 0,
+            log_every: 1,
+            precision: Precision::F32,
+        }
+    }
+}
+
+/// Validation figures that can choose the best checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BestMetric {
+    /// Mean Dice over scans with lesions.
+    LesionDice,
+    /// Share of the lesions that were found.
+    LesionRecall,
+    /// Harmonic mean of lesion recall and precision.
+    LesionF1,
+}
+
+/// Number format of the networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32 bits.
+    F32,
+    /// 16 bits with the range of 32, on a GPU only.
+    Bf16,
+}
+
+/// Oddities of the published code, all off; only `configs/parity` turns them on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CompatConfig {
+    /// Advance the learning-rate schedule once more at the end of each epoch, so that the last steps run past its end. Default `false`.
+    pub extra_schedule_step: bool,
+    /// Run the current Glance with batch statistics and the old one with running statistics: their ratio then differs from 1 even with
+    /// equal weights. Matters only with `glance.norm = "batch"`. Default `false`.
+    pub glance_train_mode_norm: bool,
+    /// Clamp the ratio to 0.01 .. 5 before the clipped objective, which takes the gradient from the worst false positives. Default `false`.
+    pub ratio_preclamp: bool,
+    /// Use log(p + 1e-6) in place of log-softmax, which floors ratios of probabilities below 1e-5. Default `false`.
+    pub log_eps: bool,
+    /// Score Dice 1 wherever the reference is empty, whatever was predicted. Default `false`.
+    pub empty_reference_dice_one: bool,
+}

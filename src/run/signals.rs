@@ -1,0 +1,51 @@
+//! SIGINT and SIGTERM ask a run to save and stop (exit 75); the second one ends it at once.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+fn flag() -> &'static Arc<AtomicBool> {
+    static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    FLAG.get_or_init(Arc::default)
+}
+
+/// Start listening. Call once, from `main`; a second call changes nothing.
+pub fn install() -> std::io::Result<()> {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    if INSTALLED.set(()).is_err() {
+        return Ok(());
+    }
+    for signal in [SIGINT, SIGTERM] {
+        // Order matters: the shutdown is armed only by a flag that an earlier signal has set.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(flag()))?;
+        signal_hook::flag::register(signal, Arc::clone(flag()))?;
+    }
+    Ok(())
+}
+
+/// Has somebody asked the run to stop? Loops ask after every step, then save and return.
+pub fn stop_requested() -> bool {
+    flag().load(Ordering::Relaxed)
+}
+
+/// Ask the run to stop, as a signal would (time limits, tests).
+pub fn request_stop() {
+    flag().store(true, Ordering::Relaxed);
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_signal_only_sets_the_flag() {
+        install().unwrap();
+        install().unwrap();
+        assert!(!stop_requested());
+        signal_hook::low_level::raise(SIGTERM).unwrap();
+        assert!(stop_requested());
+        // Back to normal: the flag is shared by the tests of this process.
+        flag().store(false, Ordering::Relaxed);
+    }
+}
