@@ -1,0 +1,175 @@
+//! What training changes: both networks, the old policy, both optimisers. All of it goes into a checkpoint.
+
+use burn::module::AutodiffModule;
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use panscreen_envs::rng::{RngExt, stream};
+use panscreen_envs::screening::{Grouping, Selection};
+use panscreen_policies::focus::Focus;
+use panscreen_policies::glance::Glance;
+use panscreen_policies::losses::DiceCeConfig;
+use panscreen_policies::nets::Mode;
+use panscreen_policies::objectives::{AdvantageConfig, GrlConfig, log_odds};
+use panscreen_policies::optim::{AdamW, clip_global_norm};
+use panscreen_policies::weights;
+
+use super::step::StepLog;
+use crate::backend::{Inner, TrainBackend};
+use crate::config::{Config, OptimizerConfig};
+use crate::error::Result;
+use crate::run::Checkpoint;
+
+/// Classes of Focus: background and lesion.
+const CLASSES: usize = 2;
+
+/// The settings of the training step.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub dice_ce: DiceCeConfig,
+    pub alpha: f64,
+    pub advantage: AdvantageConfig,
+    pub grl: GrlConfig,
+    /// Steps between refreshes of the old policy.
+    pub refresh_steps: u64,
+    /// Selections sampled of each observation where sets are scored.
+    pub masks: usize,
+    pub old_policy_mode: Mode,
+    pub glance: OptimizerConfig,
+    pub focus: OptimizerConfig,
+    pub steps: u64,
+    /// Published: the schedule moves once more at the end of each epoch of this many steps.
+    pub extra_schedule_step: Option<u64>,
+    seed: u64,
+}
+
+impl Settings {
+    pub fn new(config: &Config) -> Self {
+        let refresh = config.objective.refresh_steps;
+        Settings {
+            dice_ce: config.loss.dice_ce.clone(),
+            alpha: config.loss.alpha,
+            advantage: config.objective.advantage.clone(),
+            grl: config.objective.grl.clone(),
+            refresh_steps: if refresh == 0 { config.train.steps_per_epoch } else { refresh } as u64,
+            masks: config.objective.masks,
+            old_policy_mode: if config.compat.glance_train_mode_norm { Mode::Eval } else { Mode::Train },
+            glance: config.optim.glance.clone(),
+            focus: config.optim.focus.clone(),
+            steps: config.train.steps as u64,
+            extra_schedule_step: config.compat.extra_schedule_step.then_some(config.train.steps_per_epoch as u64),
+            seed: config.seed,
+        }
+    }
+
+    /// The selection that is scored: everything that is more likely selected than not, or sampled masks.
+    pub fn select(&self, grouping: Grouping, log_odds: &[f32], step: u64) -> Selection {
+        if grouping != Grouping::Masks {
+            return Selection { masks: vec![log_odds.iter().map(|&z| z > 0.0).collect()] };
+        }
+        let mask = |m| {
+            let mut rng = stream(self.seed, "actions", step, m as u64);
+            log_odds.iter().map(|&z| rng.random::<f32>() < 1.0 / (1.0 + (-z).exp())).collect()
+        };
+        Selection { masks: (0..self.masks).map(mask).collect() }
+    }
+
+    fn lr(&self, optimizer: &OptimizerConfig, step: u64) -> f64 {
+        let extra = self.extra_schedule_step.map_or(0, |epoch| step / epoch);
+        optimizer.schedule.lr(optimizer.lr, step + extra, self.steps)
+    }
+}
+
+/// Both policies and everything that trains them.
+pub struct Learner<B: TrainBackend> {
+    pub glance: Glance<B>,
+    pub focus: Focus<B>,
+    /// The old policy: Glance as it was at the last refresh (with Focus's encoder of that time, which a tied Glance reads through).
+    old: Option<(Glance<Inner<B>>, Focus<Inner<B>>)>,
+    glance_optimizer: AdamW<B>,
+    focus_optimizer: AdamW<B>,
+    pub step: u64,
+    pub device: B::Device,
+}
+
+impl<B: TrainBackend> Learner<B> {
+    /// Fresh networks, the same for the same `config.seed`.
+    pub fn new(config: &Config, device: &B::Device) -> Result<Self> {
+        let channels = config.data.windows_hu.len();
+        config.focus.check(config.env.window)?;
+        let focus = config.focus.init(channels, CLASSES, config.seed, device)?;
+        let glance = config.glance.init(channels, config.backbone.shared, &config.focus, &focus, config.seed, device)?;
+        Ok(Learner {
+            glance,
+            focus,
+            old: None,
+            glance_optimizer: AdamW::new(config.optim.glance.adamw.clone()),
+            focus_optimizer: AdamW::new(config.optim.focus.adamw.clone()),
+            step: 0,
+            device: device.clone(),
+        })
+    }
+
+    /// Log-odds of the old policy. It is refreshed every `refresh_steps`; with 1 it is the current policy and costs nothing.
+    pub fn old_log_odds(&mut self, x: &Tensor<B, 5>, current: &[f32], settings: &Settings) -> Vec<f32> {
+        if self.step.is_multiple_of(settings.refresh_steps) {
+            self.old = (settings.refresh_steps > 1).then(|| (self.glance.valid(), self.focus.valid()));
+        }
+        match &self.old {
+            None => current.to_vec(),
+            Some((glance, focus)) => log_odds(glance.forward(x.clone().inner(), focus, settings.old_policy_mode)),
+        }
+    }
+
+    /// One backward pass from `loss`, clipped, one step of each optimiser.
+    pub fn update(&mut self, loss: Tensor<B, 1>, settings: &Settings) -> Result<StepLog> {
+        let mut grads = loss.backward();
+        let mut glance_grads = GradientsParams::from_module(&mut grads, &self.glance);
+        let mut focus_grads = GradientsParams::from_module(&mut grads, &self.focus);
+        let clip = |norm: f64| (norm > 0.0).then_some(norm);
+        let glance_norm = clip_global_norm(&self.glance, &mut glance_grads, clip(settings.glance.clip_norm))?;
+        let focus_norm = clip_global_norm(&self.focus, &mut focus_grads, clip(settings.focus.clip_norm))?;
+        let glance_lr = settings.lr(&settings.glance, self.step);
+        let focus_lr = settings.lr(&settings.focus, self.step);
+        self.glance = self.glance_optimizer.step(self.glance.clone(), glance_grads, glance_lr);
+        self.focus = self.focus_optimizer.step(self.focus.clone(), focus_grads, focus_lr);
+        Ok(vec![
+            ("grad_norm/glance", glance_norm.into()),
+            ("grad_norm/focus", focus_norm.into()),
+            ("learning_rate/glance", glance_lr.into()),
+            ("learning_rate/focus", focus_lr.into()),
+        ])
+    }
+
+    /// The files of a checkpoint.
+    pub fn files(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let mut files = vec![
+            ("glance.safetensors", weights::to_bytes(&self.glance.valid())),
+            ("focus.safetensors", weights::to_bytes(&self.focus.valid())),
+            ("glance_optimizer.safetensors", self.glance_optimizer.state_bytes()),
+            ("focus_optimizer.safetensors", self.focus_optimizer.state_bytes()),
+        ];
+        if let Some((glance, focus)) = &self.old {
+            files.push(("old_glance.safetensors", weights::to_bytes(glance)));
+            files.push(("old_focus.safetensors", weights::to_bytes(focus)));
+        }
+        files
+    }
+
+    /// Take over everything that [`Learner::files`] wrote.
+    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let load_old = checkpoint.files().any(|f| f == "old_glance.safetensors");
+        self.old = if load_old {
+            let glance = weights::from_bytes(self.glance.valid(), &checkpoint.read("old_glance.safetensors")?)?.0;
+            let focus = weights::from_bytes(self.focus.valid(), &checkpoint.read("old_focus.safetensors")?)?.0;
+            Some((glance, focus))
+        } else {
+            None
+        };
+        self.glance = weights::from_bytes(self.glance.clone(), &checkpoint.read("glance.safetensors")?)?.0;
+        self.focus = weights::from_bytes(self.focus.clone(), &checkpoint.read("focus.safetensors")?)?.0;
+        self.glance_optimizer.load_state(&checkpoint.read("glance_optimizer.safetensors")?, &self.glance, &self.device)?;
+        self.focus_optimizer.load_state(&checkpoint.read("focus_optimizer.safetensors")?, &self.focus, &self.device)?;
+        self.step = checkpoint.step;
+        Ok(())
+    }
+}

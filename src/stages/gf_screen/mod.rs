@@ -1,0 +1,37 @@
+//! GF-Screen: Glance and Focus trained together, Focus's results being the reward that trains Glance.
+//!
+//! Source: Wu, Zhuang, Chen, "Glance and Focus Reinforcement for Pan-cancer Screening", ICLR 2026.
+//! Start reading at [`step::training_step`].
+//!
+//! Limits: Focus is trained on every sub-volume, chosen or not (as published): Glance gates screening, not training. One lesion class.
+
+pub mod learner;
+pub mod step;
+mod train;
+pub mod validate;
+
+pub use learner::Learner;
+pub use validate::{OperatingPoint, Validation};
+
+use crate::backend::TrainBackend;
+use crate::error::Result;
+use crate::stages::{Artifacts, Needs, Run, Scope, Stage, StageInfo};
+
+pub const INFO: StageInfo = StageInfo {
+    name: "gf_screen",
+    summary: "train Glance and Focus together; Focus's results are Glance's reward",
+    needs: Needs::LesionLabels,
+    emits: Scope::Whole,
+};
+
+pub struct GfScreen;
+
+impl<B: TrainBackend> Stage<B> for GfScreen {
+    fn info(&self) -> StageInfo {
+        INFO
+    }
+
+    fn run(&self, run: &mut Run<B>) -> Result<Artifacts> {
+        train::train(run)
+    }
+}
