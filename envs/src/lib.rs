@@ -7,6 +7,8 @@
 
 pub mod dataset;
 pub mod error;
+#[cfg(test)]
+pub(crate) mod golden;
 pub mod io;
 pub mod metrics;
 pub mod phantom;
