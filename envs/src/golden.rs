@@ -1,37 +1,57 @@
-//! Reading golden files in tests: the fill rule and the comparison of samples.
-
-use std::path::PathBuf;
+//! Tests only: the rule by which the golden files make numbers, and reading them.
 
 use serde_json::Value;
 
-pub fn load(name: &str) -> Value {
-    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden")).join(name);
-    serde_json::from_str(&std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
-}
-
-pub fn usize3(v: &Value) -> [usize; 3] {
-    serde_json::from_value(v.clone()).unwrap()
-}
-
-pub fn fnv1a64(text: &str) -> u64 {
-    text.bytes().fold(0xcbf29ce484222325, |h, b| (h ^ b as u64).wrapping_mul(0x100000001b3))
-}
-
 pub fn splitmix64(x: u64) -> u64 {
-    let z = x.wrapping_add(0x9E3779B97F4A7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58476D1CE4E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D049BB133111EB);
+    let mut z = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
 }
 
+/// A number in 0..1 that depends on `seed + i` only.
 pub fn u01(seed: u64, i: u64) -> f64 {
-    (splitmix64(seed.wrapping_add(i)) >> 11) as f64 / (1u64 << 53) as f64
+    (splitmix64(seed.wrapping_add(i)) >> 11) as f64 * (-53f64).exp2()
 }
 
-/// `n` values of the golden files' fill rule.
-pub fn fill(name: &str, n: usize, off: f64, scale: f64) -> Vec<f64> {
-    let seed = fnv1a64(name);
-    (0..n as u64).map(|i| off + scale * (2.0 * u01(seed, i) - 1.0)).collect()
+pub fn fnv1a64(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| (h ^ b as u64).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// `n` numbers around `offset`, at most `scale` away from it.
+pub fn fill(name: &str, n: usize, offset: f64, scale: f64) -> Vec<f64> {
+    let seed = fnv1a64(name.as_bytes());
+    (0..n as u64).map(|i| offset + scale * (2.0 * u01(seed, i) - 1.0)).collect()
+}
+
+/// A JSON file of `tests/golden`, in the repository.
+pub fn load(name: &str) -> Value {
+    let path = format!("{}/../tests/golden/{name}", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_slice(&std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"))).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// Path of a file in `../shared`, outside of the repository; says so and returns `None` where it is not there.
+pub fn shared(name: &str) -> Option<std::path::PathBuf> {
+    let path = std::path::PathBuf::from(format!("{}/../../shared/{name}", env!("CARGO_MANIFEST_DIR")));
+    if !path.exists() {
+        eprintln!("SKIPPED: ../shared/{name} not present");
+        return None;
+    }
+    Some(path)
+}
+
+/// Numbers of a JSON list.
+pub fn numbers(v: &Value) -> Vec<f64> {
+    v.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect()
+}
+
+/// Equal to within `tolerance`, relative where the value is above 1.
+pub fn assert_close(got: f64, want: f64, tolerance: f64, what: &str) {
+    assert!((got - want).abs() <= tolerance * want.abs().max(1.0), "{what}: got {got}, want {want}");
+}
+
+pub fn usize3(v: &Value) -> [usize; 3] {
+    serde_json::from_value(v.clone()).expect("three whole numbers")
 }
 
 pub fn sha256(bytes: &[u8]) -> String {
@@ -39,18 +59,25 @@ pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// Compare `ours(index)` with `want(value)` for the sample lists `case[index]` and `case[value]`.
 #[track_caller]
-pub fn close(found: f64, expected: f64, relative: f64, what: &str) {
-    assert!((found - expected).abs() <= relative * expected.abs().max(1.0), "{what}: {found}, expected {expected}");
+pub fn check_samples(case: &Value, index: &str, value: &str, ours: impl Fn(usize) -> f64, want: impl Fn(f64) -> f64, tolerance: f64) {
+    let (indices, values) = (numbers(&case[index]), numbers(&case[value]));
+    assert!(!indices.is_empty() && indices.len() == values.len());
+    for (i, v) in indices.into_iter().zip(values) {
+        assert_close(ours(i as usize), want(v), tolerance, &format!("sample {i}"));
+    }
 }
 
-/// Compare `ours(index)` with `expected(value)` for the sample lists `case[index]`, `case[value]`.
-#[track_caller]
-pub fn check_samples(case: &Value, index: &str, value: &str, ours: impl Fn(usize) -> f64, expected: impl Fn(f64) -> f64, tolerance: f64) {
-    let (indices, values) = (case[index].as_array().unwrap(), case[value].as_array().unwrap());
-    assert!(!indices.is_empty() && indices.len() == values.len());
-    for (i, v) in indices.iter().zip(values) {
-        let i = i.as_u64().unwrap() as usize;
-        close(ours(i), expected(v.as_f64().unwrap()), tolerance, &format!("sample {i}"));
+#[test]
+fn the_rule_gives_the_stored_numbers() {
+    let g = &load("golden_metrics.json")["splitmix64"];
+    for (i, want) in g["first"].as_array().unwrap().iter().enumerate() {
+        assert_eq!(Some(splitmix64(i as u64).to_string().as_str()), want.as_str());
     }
+    for (i, want) in numbers(&g["u01_seed12345"]).into_iter().enumerate() {
+        assert_eq!(u01(12345, i as u64), want);
+    }
+    assert_eq!(fnv1a64(b"a"), 0xaf63_dc4c_8601_ec8c);
+    assert_eq!(fill("x", 3, 1.0, 0.5).len(), 3);
 }

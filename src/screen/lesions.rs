@@ -20,10 +20,10 @@ pub struct Lesion {
 /// The mask of `probability > threshold` without components below `min_ml`, and what is left, largest first.
 pub fn lesions(probability: &[f32], geometry: &Geometry, threshold: f32, min_ml: f64) -> (Vec<u8>, Vec<Lesion>) {
     let mut mask: Vec<u8> = probability.iter().map(|&p| (p > threshold) as u8).collect();
-    let components = label(&mask, geometry.shape, Connectivity::TwentySix);
+    let (labels, components) = label(&mask, geometry.shape, Connectivity::Corner);
     let voxel_ml = geometry.voxel_ml();
-    let mut members: Vec<Vec<u32>> = vec![Vec::new(); components.count as usize];
-    for (i, &n) in components.labels.iter().enumerate().filter(|(_, n)| **n > 0) {
+    let mut members: Vec<Vec<u32>> = vec![Vec::new(); components.count()];
+    for (i, &n) in labels.iter().enumerate().filter(|(_, n)| **n > 0) {
         members[n as usize - 1].push(i as u32);
     }
     let mut found = Vec::new();

@@ -2,7 +2,8 @@
 
 use panscreen_envs::screening::blend::{Blend, flat, gaussian};
 use panscreen_envs::screening::windows::{gf_screen_grid, grid};
-use panscreen_envs::volume::components::{Connectivity, label};
+use panscreen_envs::volume::components::{Components, Connectivity};
+use panscreen_envs::volume::runs::Runs;
 
 use crate::config::{self, Denominator, ScreenConfig};
 
@@ -107,8 +108,8 @@ impl Plan {
     /// Windows that hold the centre voxel of something that would be called a lesion now.
     fn covering_findings(&self, probability: &[f32]) -> Vec<usize> {
         let mask: Vec<u8> = probability.iter().map(|&p| (p > self.mask_threshold) as u8).collect();
-        let found = label(&mask, self.shape, Connectivity::TwentySix);
-        let centres: Vec<[usize; 3]> = found.centroids().iter().map(|c| c.map(|v| v.round() as usize)).collect();
+        let found = Components::of(&Runs::of(&mask, self.shape), Connectivity::Corner);
+        let centres: Vec<[usize; 3]> = found.parts.iter().map(|c| c.centroid.map(|v| v.round() as usize)).collect();
         let holds = |s: &[usize; 3], c: &[usize; 3]| (0..3).all(|a| c[a] >= s[a] && c[a] < s[a] + self.window[a]);
         (0..self.starts.len()).filter(|&i| centres.iter().any(|c| holds(&self.starts[i], c))).collect()
     }

@@ -102,7 +102,7 @@ mod tests {
         for map in golden::load("sliding_window.json")["importance"]["maps"].as_array().unwrap() {
             let ours = gaussian(golden::usize3(&map["roi"]), map["sigma_scale"].as_f64().unwrap());
             let sum: f64 = ours.iter().map(|&w| w as f64).sum();
-            golden::close(sum, map["clamped_sum"].as_f64().unwrap(), 1e-5, "sum of the map");
+            golden::assert_close(sum, map["clamped_sum"].as_f64().unwrap(), 1e-5, "sum of the map");
             let floor = map["clamp_min"].as_f64().unwrap();
             golden::check_samples(map, "index", "raw", |i| ours[i] as f64, |raw| raw.max(floor), 1e-6);
         }

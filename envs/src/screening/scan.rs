@@ -26,10 +26,10 @@ pub struct Scan {
 impl Scan {
     /// `lesion`: not 0 on lesion voxels.
     pub fn new(name: String, image: Vec<f32>, channels: usize, shape: [usize; 3], lesion: &[u8]) -> Self {
-        let components = label(lesion, shape, Connectivity::TwentySix);
-        let number: Vec<u8> = components.labels.iter().map(|&n| n.min(MOST_LESIONS) as u8).collect();
+        let (labels, components) = label(lesion, shape, Connectivity::Corner);
+        let number: Vec<u8> = labels.iter().map(|&n| n.min(MOST_LESIONS) as u8).collect();
         let lesion_voxels = number.iter().enumerate().filter(|(_, n)| **n > 0).map(|(i, _)| i as u32).collect();
-        Scan { name, image, channels, shape, lesion: number, lesion_voxels, lesions: (components.count as u32).min(MOST_LESIONS) as u8 }
+        Scan { name, image, channels, shape, lesion: number, lesion_voxels, lesions: components.count().min(MOST_LESIONS as usize) as u8 }
     }
 
     pub fn voxels(&self) -> usize {

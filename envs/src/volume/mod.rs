@@ -3,7 +3,9 @@
 //! Arrays are C order over `[x][y][z]` (first axis outermost), so voxel `(i, j, k)` of a NIfTI file is `data[(i * ny + j) * nz + k]`
 //! and a tensor made from it is `[.., X, Y, Z]`, as in MONAI.
 
+pub mod components;
 mod geometry;
+pub mod runs;
 
 pub use geometry::{Affine, Geometry};
 

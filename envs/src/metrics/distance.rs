@@ -1,0 +1,135 @@
+//! Metrics of the distance between two surfaces, in mm.
+
+use super::nearest::Nearest;
+use super::surface::{Surface, border_voxels, surfels};
+use super::{Outcome, Pair};
+
+/// What a surface is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SurfaceKind {
+    /// Surface elements weighted by their area: DeepMind's `surface-distance`, FLARE and MSD.
+    Surfels,
+    /// Voxels that touch the background, each counting the same: MedPy.
+    BorderVoxels,
+}
+
+/// Distances from each element of one surface to the nearest element of the other.
+#[derive(Clone, Debug)]
+pub struct Directed {
+    /// `(mm, weight)`, ascending by distance.
+    elements: Vec<(f64, f64)>,
+    weight: f64,
+}
+
+impl Directed {
+    fn of(from: &Surface, to: &Nearest) -> Self {
+        let mut elements: Vec<_> = to.distances(&from.points).into_iter().zip(from.weights.iter().copied()).collect();
+        let weight = from.weights.iter().sum();
+        elements.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        Directed { elements, weight }
+    }
+
+    /// Number of surface elements.
+    pub fn count(&self) -> usize {
+        self.elements.len()
+    }
+
+    /// Sum of the weights: the area in mm² for surfels, the count for border voxels.
+    pub fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    /// Weight of the elements at most `tolerance_mm` away.
+    fn within(&self, tolerance_mm: f64) -> f64 {
+        self.elements.iter().take_while(|e| e.0 <= tolerance_mm).map(|e| e.1).sum()
+    }
+
+    /// Mean distance by weight.
+    fn mean(&self) -> f64 {
+        self.elements.iter().map(|e| e.0 * e.1).sum::<f64>() / self.weight
+    }
+
+    /// Smallest distance that covers `percent` of the weight.
+    fn percentile(&self, percent: f64) -> f64 {
+        let mut covered = 0.0;
+        for &(distance, weight) in &self.elements {
+            covered += weight;
+            if covered / self.weight >= percent / 100.0 {
+                return distance;
+            }
+        }
+        self.elements.last().map_or(f64::INFINITY, |e| e.0)
+    }
+}
+
+/// Distances between the surfaces of a reference and of a prediction, in both directions.
+#[derive(Clone, Debug)]
+pub struct Distances {
+    pub reference_to_predicted: Directed,
+    pub predicted_to_reference: Directed,
+}
+
+impl Distances {
+    pub fn of(pair: &Pair, kind: SurfaceKind) -> Self {
+        let surface = |mask| match kind {
+            SurfaceKind::Surfels => surfels(mask, pair.spacing_mm),
+            SurfaceKind::BorderVoxels => border_voxels(mask),
+        };
+        let (reference, predicted) = (surface(&pair.reference), surface(&pair.predicted));
+        let directed = |from: &Surface, to: &Surface| Directed::of(from, &Nearest::new(to.points.clone(), pair.spacing_mm));
+        Distances { reference_to_predicted: directed(&reference, &predicted), predicted_to_reference: directed(&predicted, &reference) }
+    }
+
+    /// Normalised surface Dice: share of both surfaces that is at most `tolerance_mm` from the other. 0 where one mask is empty.
+    pub fn nsd(&self, tolerance_mm: f64) -> Outcome {
+        let (r, p) = (&self.reference_to_predicted, &self.predicted_to_reference);
+        Outcome::ratio(r.within(tolerance_mm) + p.within(tolerance_mm), r.weight + p.weight, "both masks are empty")
+    }
+
+    /// Hausdorff distance: the largest of all distances.
+    pub fn hausdorff(&self) -> Outcome {
+        self.hausdorff_percentile(100.0)
+    }
+
+    /// The larger of the two directions' `percent`-percentiles by weight; 95 gives HD95 as DeepMind's code and FLARE have it.
+    pub fn hausdorff_percentile(&self, percent: f64) -> Outcome {
+        self.defined(|d| d.reference_to_predicted.percentile(percent).max(d.predicted_to_reference.percentile(percent)))
+    }
+
+    /// `percent`-percentile of the distances of both directions together, linear between neighbours; 95 gives MedPy's HD95.
+    pub fn pooled_percentile(&self, percent: f64) -> Outcome {
+        self.defined(|d| {
+            let mut all: Vec<f64> =
+                d.reference_to_predicted.elements.iter().chain(&d.predicted_to_reference.elements).map(|e| e.0).collect();
+            all.sort_unstable_by(f64::total_cmp);
+            let at = percent / 100.0 * (all.len() - 1) as f64;
+            let (low, high) = (all[at.floor() as usize], all[at.ceil() as usize]);
+            low + (high - low) * at.fract()
+        })
+    }
+
+    /// Mean distance from the reference's surface to the predicted one.
+    pub fn mean_reference_to_predicted(&self) -> Outcome {
+        self.defined(|d| d.reference_to_predicted.mean())
+    }
+
+    /// Mean distance from the predicted surface to the reference's (MedPy's `asd(result, reference)`).
+    pub fn mean_predicted_to_reference(&self) -> Outcome {
+        self.defined(|d| d.predicted_to_reference.mean())
+    }
+
+    /// Average symmetric surface distance: the mean of the two directed means (MedPy).
+    pub fn assd(&self) -> Outcome {
+        self.defined(|d| (d.reference_to_predicted.mean() + d.predicted_to_reference.mean()) / 2.0)
+    }
+
+    /// A distance to nothing is no number: with both masks empty there is nothing to ask, with one of them empty the prediction failed.
+    fn defined(&self, metric: impl FnOnce(&Self) -> f64) -> Outcome {
+        match (self.reference_to_predicted.count(), self.predicted_to_reference.count()) {
+            (0, 0) => Outcome::not_applicable("both masks are empty"),
+            (0, _) => Outcome::failed("the reference is empty and the prediction is not: there is no distance between them"),
+            (_, 0) => Outcome::failed("the prediction is empty and the reference is not: there is no distance between them"),
+            _ => Outcome::Value(metric(self)),
+        }
+    }
+}
