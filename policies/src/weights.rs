@@ -1,1 +1,349 @@
-//! (being written)
+//! Weights of a network by name, in and out of safetensors.
+//!
+//! A name is the dotted path of fields and indices from the network down to the tensor (`layer1.0.conv1.weight`); the variant of an enum
+//! such as [`crate::glance::Glance`] is not part of it. Running statistics of batch norm are weights too, optimisers never touch them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::Path;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor, TensorData};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error(transparent)]
+    File(#[from] panscreen_envs::Error),
+
+    /// The bytes are not what we write.
+    #[error("weights can't be read: {found}, expected {expected}; {action}")]
+    Format { found: String, expected: &'static str, action: &'static str },
+
+    /// Names or shapes differ between file and network.
+    #[error("weights don't fit the network: {0}")]
+    Coverage(Box<Report>),
+
+    /// The tensors can't be written.
+    #[error("weights can't be written: {0}")]
+    Write(safetensors::SafeTensorError),
+
+    /// What is wrong, and with which file.
+    #[error("{}: {source}", path.display())]
+    At { path: std::path::PathBuf, source: Box<Error> },
+}
+
+/// One tensor with its name; values in C order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedTensor {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+/// Which of the network's tensors must be found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Every tensor of the network, and nothing else may be in the file.
+    Whole,
+    /// Every tensor of the network whose name starts with one of these (`encoder.`); the others keep their values, and the file may have more.
+    Prefixes(Vec<String>),
+}
+
+impl Scope {
+    /// The encoder only.
+    pub fn encoder() -> Self {
+        Scope::Prefixes(vec!["encoder.".to_owned()])
+    }
+
+    fn covers(&self, name: &str) -> bool {
+        match self {
+            Scope::Whole => true,
+            Scope::Prefixes(prefixes) => prefixes.iter().any(|p| name.starts_with(p.as_str())),
+        }
+    }
+}
+
+/// What was loaded and what was not. Shapes stand beside the names, so that a list can be acted on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Loaded: name and shape.
+    pub matched: Vec<(String, Vec<usize>)>,
+    /// Wanted by the network, absent from the file.
+    pub missing: Vec<(String, Vec<usize>)>,
+    /// In the file, unknown to the network.
+    pub unexpected: Vec<(String, Vec<usize>)>,
+    /// In both: name, shape in the file, shape in the network.
+    pub mismatched: Vec<(String, Vec<usize>, Vec<usize>)>,
+    /// Of the network, left as they were because the scope leaves them out.
+    pub left: Vec<(String, Vec<usize>)>,
+    /// The scope asked for.
+    partial: bool,
+}
+
+impl Report {
+    /// Numbers (parameters and running statistics) that were loaded.
+    pub fn matched_parameters(&self) -> usize {
+        parameters(self.matched.iter().map(|(_, shape)| shape))
+    }
+
+    /// Numbers that should have been loaded.
+    pub fn wanted_parameters(&self) -> usize {
+        let mismatched = parameters(self.mismatched.iter().map(|(_, _, network)| network));
+        self.matched_parameters() + parameters(self.missing.iter().map(|(_, shape)| shape)) + mismatched
+    }
+
+    /// Everything in the scope was loaded; for the whole network, nothing was left over either.
+    pub fn is_full(&self) -> bool {
+        self.missing.is_empty() && self.mismatched.is_empty() && (self.partial || self.unexpected.is_empty()) && !self.matched.is_empty()
+    }
+}
+
+fn parameters<'a>(shapes: impl Iterator<Item = &'a Vec<usize>>) -> usize {
+    shapes.map(|shape| shape.iter().product::<usize>()).sum()
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wanted = self.matched.len() + self.missing.len() + self.mismatched.len();
+        let (numbers, all) = (self.matched_parameters(), self.wanted_parameters());
+        write!(f, "matched {} of {wanted} tensors ({numbers} of {all} parameters)", self.matched.len())?;
+        let named = |f: &mut fmt::Formatter<'_>, title: &str, list: &[(String, Vec<usize>)]| {
+            if list.is_empty() {
+                return Ok(());
+            }
+            write!(f, "; {title}: ")?;
+            join(f, list, |f, (name, shape)| write!(f, "{name} {shape:?}"))
+        };
+        named(f, "missing", &self.missing)?;
+        named(f, "unexpected", &self.unexpected)?;
+        if !self.mismatched.is_empty() {
+            write!(f, "; other shape: ")?;
+            join(f, &self.mismatched, |f, (name, found, expected)| write!(f, "{name} {found:?}, expected {expected:?}"))?;
+        }
+        if self.is_full() {
+            Ok(())
+        } else {
+            write!(f, "; check that the run's config is the one the weights were trained with, or give a scope")
+        }
+    }
+}
+
+/// At most eight entries of a list, then how many more there are.
+fn join<T>(f: &mut fmt::Formatter<'_>, list: &[T], each: impl Fn(&mut fmt::Formatter<'_>, &T) -> fmt::Result) -> fmt::Result {
+    const SHOWN: usize = 8;
+    for (i, item) in list.iter().take(SHOWN).enumerate() {
+        if i > 0 {
+            write!(f, ", ")?;
+        }
+        each(f, item)?;
+    }
+    if list.len() > SHOWN { write!(f, ", and {} more", list.len() - SHOWN) } else { Ok(()) }
+}
+
+/// The path of a visitor or mapper through a module.
+#[derive(Default)]
+pub struct ModulePath(Vec<String>);
+
+impl ModulePath {
+    /// Call from `enter_module`.
+    pub fn enter(&mut self, name: &str, container: &str) {
+        if !container.starts_with("Enum:") {
+            self.0.push(name.to_owned());
+        }
+    }
+
+    /// Call from `exit_module`.
+    pub fn exit(&mut self, container: &str) {
+        if !container.starts_with("Enum:") {
+            self.0.pop();
+        }
+    }
+
+    /// The dotted name of the tensor being visited.
+    pub fn name(&self) -> String {
+        self.0.join(".")
+    }
+}
+
+/// Whether a name is that of a running statistic, which is no parameter.
+pub fn is_buffer(name: &str) -> bool {
+    name.ends_with(".running_mean") || name.ends_with(".running_var")
+}
+
+/// Names and shapes of all weights, in the order of the module's fields.
+pub fn shapes<B: Backend>(module: &impl Module<B>) -> Vec<(String, Vec<usize>)> {
+    struct Shapes(ModulePath, Vec<(String, Vec<usize>)>);
+    impl<B: Backend> ModuleVisitor<B> for Shapes {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+            self.1.push((self.0.name(), param.dims().to_vec()));
+        }
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
+        }
+        fn exit_module(&mut self, _name: &str, container: &str) {
+            self.0.exit(container);
+        }
+    }
+    let mut visitor = Shapes(ModulePath::default(), vec![]);
+    module.visit(&mut visitor);
+    visitor.1
+}
+
+/// Trainable parameters of a network, running statistics not counted (Burn's `num_params` counts them).
+pub fn parameter_count<B: Backend>(module: &impl Module<B>) -> usize {
+    shapes(module).iter().filter(|(name, _)| !is_buffer(name)).map(|(_, shape)| shape.iter().product::<usize>()).sum()
+}
+
+/// All weights, in the order of the module's fields.
+pub fn tensors<B: Backend>(module: &impl Module<B>) -> Vec<NamedTensor> {
+    struct Values(ModulePath, Vec<NamedTensor>);
+    impl<B: Backend> ModuleVisitor<B> for Values {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+            let data = param.val().into_data().convert_dtype(DType::F32);
+            let shape = data.shape.to_vec();
+            let values = data.into_vec().expect("just converted to f32");
+            self.1.push(NamedTensor { name: self.0.name(), shape, values });
+        }
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
+        }
+        fn exit_module(&mut self, _name: &str, container: &str) {
+            self.0.exit(container);
+        }
+    }
+    let mut visitor = Values(ModulePath::default(), vec![]);
+    module.visit(&mut visitor);
+    visitor.1
+}
+
+/// The module with the values of `source`; an error, and no module, where the scope is not covered in full.
+pub fn from_tensors<B: Backend, M: Module<B>>(module: M, source: Vec<NamedTensor>, scope: &Scope) -> Result<(M, Report), Error> {
+    let mut source: BTreeMap<String, NamedTensor> = source.into_iter().map(|t| (t.name.clone(), t)).collect();
+    let mut report = Report { partial: *scope != Scope::Whole, ..Report::default() };
+    let mut wanted = HashMap::new();
+    for (name, shape) in shapes(&module) {
+        if !scope.covers(&name) {
+            source.remove(&name);
+            report.left.push((name, shape));
+            continue;
+        }
+        match source.remove(&name) {
+            None => report.missing.push((name, shape)),
+            Some(found) if found.shape != shape => report.mismatched.push((name, found.shape, shape)),
+            Some(found) => {
+                wanted.insert(name.clone(), found.values);
+                report.matched.push((name, shape));
+            }
+        }
+    }
+    // PyTorch counts batches in every batch norm; with a fixed momentum the count has no effect.
+    report.unexpected = source.into_values().filter(|t| !t.name.ends_with(".num_batches_tracked")).map(|t| (t.name, t.shape)).collect();
+    if !report.is_full() {
+        return Err(Error::Coverage(Box::new(report)));
+    }
+    Ok((module.map(&mut Assign { path: ModulePath::default(), values: wanted }), report))
+}
+
+struct Assign {
+    path: ModulePath,
+    values: HashMap<String, Vec<f32>>,
+}
+
+impl<B: Backend> ModuleMapper<B> for Assign {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        match self.values.remove(&self.path.name()) {
+            None => param,
+            Some(values) => param.map(|old| {
+                let data = TensorData::new(values, old.shape()).convert_dtype(old.dtype());
+                Tensor::from_data(data, &old.device()).set_require_grad(old.is_require_grad())
+            }),
+        }
+    }
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
+    }
+}
+
+/// `to` with the weights of `from` under the names that `rename` gives them (`None`: not copied). Every tensor of `to` within `scope` must get one.
+pub fn copy<B: Backend, M: Module<B>>(
+    from: &impl Module<B>,
+    to: M,
+    scope: &Scope,
+    rename: impl Fn(&str) -> Option<String>,
+) -> Result<(M, Report), Error> {
+    let renamed = tensors(from).into_iter().filter_map(|t| Some(NamedTensor { name: rename(&t.name)?, ..t }));
+    from_tensors(to, renamed.collect(), scope)
+}
+
+/// The one metadata entry. It holds the whole map as JSON, because safetensors keeps entries in an unordered map and equal weights must
+/// give equal bytes.
+const METADATA: &str = "panscreen";
+
+/// The weights as a safetensors file (f32, names in alphabetical order); equal weights and metadata give equal bytes.
+pub fn to_bytes<B: Backend>(module: &impl Module<B>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
+    let tensors = tensors(module);
+    let bytes: Vec<Vec<u8>> = tensors.iter().map(|t| t.values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let views = tensors.iter().zip(&bytes).map(|(t, b)| Ok((t.name.as_str(), TensorView::new(Dtype::F32, t.shape.clone(), b)?)));
+    let views = views.collect::<Result<Vec<_>, _>>().map_err(Error::Write)?;
+    let json = serde_json::json!(metadata).to_string();
+    safetensors::serialize(views, Some(HashMap::from([(METADATA.to_owned(), json)]))).map_err(Error::Write)
+}
+
+/// The module with the weights of a safetensors file. `module` says what is expected; its own values are replaced within `scope`.
+pub fn from_bytes<B: Backend, M: Module<B>>(module: M, bytes: &[u8], scope: &Scope) -> Result<(M, Report), Error> {
+    from_tensors(module, read(bytes)?, scope)
+}
+
+/// The metadata that was given to [`to_bytes`]; empty for files of other programs.
+pub fn metadata(bytes: &[u8]) -> Result<BTreeMap<String, String>, Error> {
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;
+    let json = header.metadata().as_ref().and_then(|m| m.get(METADATA));
+    json.map_or(Ok(BTreeMap::new()), |json| {
+        serde_json::from_str(json).map_err(|e| Error::Format {
+            found: format!("metadata that is no table of text ({e})"),
+            expected: "metadata as panscreen writes it",
+            action: "use the file as it was written",
+        })
+    })
+}
+
+/// The tensors of a safetensors file.
+fn read(bytes: &[u8]) -> Result<Vec<NamedTensor>, Error> {
+    let file = SafeTensors::deserialize(bytes).map_err(unreadable)?;
+    let float = |name: &str, view: &TensorView| match view.dtype() {
+        Dtype::F32 => Ok(view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
+        // A PyTorch counter, ignored later: its value is not needed.
+        _ if name.ends_with(".num_batches_tracked") => Ok(vec![]),
+        other => Err(Error::Format { found: format!("{name} of type {other:?}"), expected: "F32", action: "convert the file to float32" }),
+    };
+    file.iter()
+        .map(|(name, view)| Ok(NamedTensor { values: float(name, &view)?, shape: view.shape().to_vec(), name: name.to_owned() }))
+        .collect()
+}
+
+fn unreadable(e: safetensors::SafeTensorError) -> Error {
+    Error::Format { found: e.to_string(), expected: "a whole safetensors file", action: "copy the file again or take another checkpoint" }
+}
+
+/// Write the weights to a file: a reader sees the old file or the new one, never a part.
+pub fn save<B: Backend>(path: &Path, module: &impl Module<B>, metadata: &BTreeMap<String, String>) -> Result<(), Error> {
+    let bytes = to_bytes(module, metadata).map_err(|e| at(path, e))?;
+    Ok(panscreen_envs::io::write_atomic(path, &bytes)?)
+}
+
+/// The module with the weights of a file.
+pub fn load<B: Backend, M: Module<B>>(path: &Path, module: M, scope: &Scope) -> Result<(M, Report), Error> {
+    let bytes = std::fs::read(path).map_err(|e| panscreen_envs::Error::io(path, e))?;
+    from_bytes(module, &bytes, scope).map_err(|e| at(path, e))
+}
+
+fn at(path: &Path, source: Error) -> Error {
+    Error::At { path: path.to_owned(), source: Box::new(source) }
+}

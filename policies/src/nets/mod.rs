@@ -1,1 +1,22 @@
-//! (being written)
+//! Networks, one file each. A network is made from its config, the number of input channels and classes, and an [`layers::Init`].
+
+// Shape suffixes such as x_NCDHW.
+#![allow(non_snake_case)]
+
+pub mod layers;
+pub mod residual_unet;
+pub mod resnet3d;
+
+pub use layers::{Init, Mode, NormKind, Pooling};
+pub use residual_unet::{Encoder, ResidualUNet, ResidualUNetConfig};
+pub use resnet3d::{ResNet, ResNetConfig};
+
+/// A network that can't be built as configured: what was found, what is needed, what to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// `Err` with this sentence unless `ok`.
+fn require(ok: bool, sentence: impl FnOnce() -> String) -> Result<(), ConfigError> {
+    if ok { Ok(()) } else { Err(ConfigError(sentence())) }
+}

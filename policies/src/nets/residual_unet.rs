@@ -1,0 +1,308 @@
+//! Residual 3D U-Net: residual blocks going down, plain convolutions going up, skips concatenated.
+//!
+//! Keys: `encoder.stem.{conv,norm}`, `encoder.levels.L.I.{conv1,norm1,conv2,norm2,projection.{0,1}}`, `decoder.L.{up,reduce}`,
+//! `decoder.L.convs.I.{conv,norm}`, `expand` (only where the first level is strided), `head`; each `.weight` and where present `.bias`.
+//! Level 0 is the finest.
+//!
+//! Shapes: `x_NCDHW`, `logits_NKDHW`.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::layers::{Conv3d, ConvInit, ConvTranspose3d, Init, Mode, Norm, NormConfig, NormKind, upsample_trilinear};
+use super::{ConfigError, require};
+use crate::kernels::KernelBackend;
+
+/// How a coarse level becomes as fine as the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Upsampling {
+    /// Transposed convolution with kernel = stride.
+    Transposed,
+    /// 1x1x1 convolution, then trilinear interpolation.
+    Trilinear,
+}
+
+/// A residual 3D U-Net. The default is the demo's (about 400 thousand parameters).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResidualUNetConfig {
+    /// Channels of each level, finest first, at least 2 levels. Default [8, 24, 48].
+    pub widths: Vec<usize>,
+    /// Residual blocks of each level of the encoder, at least 1. Default [1, 2, 3]: deep levels are cheap and see the context.
+    pub blocks: Vec<usize>,
+    /// Stride of each level per axis, finest first, each 1 or 2. Default (empty): 1 for the first level, 2 for the others. A first level
+    /// of 2 makes everything about eight times cheaper and the mask's edge coarser.
+    pub strides: Vec<[usize; 3]>,
+    /// Side of the first convolution's kernel in voxels, odd. Default 3.
+    pub stem_kernel: usize,
+    /// Normalisation: "group" (default), "instance" (nnU-Net) or "batch".
+    pub norm: NormKind,
+    /// Groups of "group" norm; each width must be divisible by it. Default 4.
+    pub norm_groups: usize,
+    /// Slope of leaky ReLU below 0, at least 0 and below 1. Default 0.01; 0 is ReLU.
+    pub negative_slope: f64,
+    /// Way up: "transposed" (default) or "trilinear".
+    pub upsampling: Upsampling,
+    /// Convolutions of each level of the decoder, at least 1. Default 1: most of the cost is in the finest level.
+    pub decoder_convs: usize,
+}
+
+impl Default for ResidualUNetConfig {
+    fn default() -> Self {
+        Self {
+            widths: vec![8, 24, 48],
+            blocks: vec![1, 2, 3],
+            strides: vec![],
+            stem_kernel: 3,
+            norm: NormKind::Group,
+            norm_groups: 4,
+            negative_slope: 0.01,
+            upsampling: Upsampling::Transposed,
+            decoder_convs: 1,
+        }
+    }
+}
+
+impl ResidualUNetConfig {
+    /// Refuse what no network can be made of.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let Self { widths, blocks, strides, .. } = self;
+        let levels = widths.len();
+        require(levels >= 2, || format!("widths = {widths:?} has {levels} levels, a U-Net has at least 2"))?;
+        require(blocks.len() == levels, || {
+            format!("blocks = {blocks:?} and widths = {widths:?} differ in length; give one of each for every level")
+        })?;
+        require(strides.is_empty() || strides.len() == levels, || {
+            format!("strides = {strides:?} and widths = {widths:?} differ in length; give one of each for every level, or no strides")
+        })?;
+        require(blocks.iter().chain(widths).all(|&n| n > 0), || {
+            format!("blocks = {blocks:?} and widths = {widths:?} must be at least 1 each")
+        })?;
+        require(strides.iter().flatten().all(|&s| s == 1 || s == 2), || format!("strides = {strides:?}; each is 1 or 2"))?;
+        require(self.stem_kernel % 2 == 1, || format!("stem_kernel = {} is even; choose an odd side", self.stem_kernel))?;
+        require((0.0..1.0).contains(&self.negative_slope), || {
+            format!("negative_slope = {}; choose at least 0 and below 1", self.negative_slope)
+        })?;
+        require(self.decoder_convs > 0, || "decoder_convs = 0; choose at least 1".to_owned())?;
+        self.norm().check(widths)
+    }
+
+    /// What each side of a window must be divisible by: the product of the strides.
+    pub fn divisor(&self) -> [usize; 3] {
+        let strides = self.level_strides();
+        [0, 1, 2].map(|axis| strides.iter().map(|s| s[axis]).product())
+    }
+
+    /// Refuse a window that the network can't put together again on its way up.
+    pub fn check_window(&self, window: [usize; 3]) -> Result<(), ConfigError> {
+        let divisor = self.divisor();
+        let nearest = [0, 1, 2].map(|a| window[a].next_multiple_of(divisor[a]).max(divisor[a]));
+        require(nearest == window, || {
+            format!("a window of {window:?} voxels is not divisible by the U-Net's strides {divisor:?}; choose for example {nearest:?}")
+        })
+    }
+
+    fn level_strides(&self) -> Vec<[usize; 3]> {
+        if self.strides.is_empty() {
+            (0..self.widths.len()).map(|level| [1 + usize::from(level > 0); 3]).collect()
+        } else {
+            self.strides.clone()
+        }
+    }
+
+    fn norm(&self) -> NormConfig {
+        NormConfig { kind: self.norm, groups: self.norm_groups }
+    }
+
+    fn conv_init(&self) -> ConvInit {
+        ConvInit::FanIn { negative_slope: self.negative_slope }
+    }
+
+    /// The encoder alone, for networks that share it.
+    pub fn init_encoder<B: Backend>(&self, in_channels: usize, init: &Init<B>) -> Result<Encoder<B>, ConfigError> {
+        self.check()?;
+        let strides = self.level_strides();
+        let stem = ConvNormAct::new(self, [in_channels, self.widths[0]], self.stem_kernel, strides[0], &init.at("stem"));
+        let levels = (0..self.widths.len()).map(|level| {
+            let place = init.at("levels").at(level);
+            let to = self.widths[level];
+            let block = |i| match i {
+                0 if level > 0 => ResidualBlock::new(self, [self.widths[level - 1], to], strides[level], &place.at(i)),
+                _ => ResidualBlock::new(self, [to, to], [1; 3], &place.at(i)),
+            };
+            (0..self.blocks[level]).map(block).collect()
+        });
+        Ok(Encoder { levels: levels.collect(), stem })
+    }
+
+    /// The network with its first weights: Kaiming normal over incoming connections, norms 1 and 0, biases 0 (nnU-Net).
+    pub fn init<B: Backend>(&self, in_channels: usize, classes: usize, init: &Init<B>) -> Result<ResidualUNet<B>, ConfigError> {
+        let encoder = self.init_encoder(in_channels, &init.at("encoder"))?;
+        let strides = self.level_strides();
+        let decoder = (0..self.widths.len() - 1).map(|level| {
+            DecoderLevel::new(self, [self.widths[level + 1], self.widths[level]], strides[level + 1], &init.at("decoder").at(level))
+        });
+        let finest = self.widths[0];
+        let expands = strides[0] != [1; 3] && self.upsampling == Upsampling::Transposed;
+        Ok(ResidualUNet {
+            encoder,
+            decoder: decoder.collect(),
+            expand: expands.then(|| ConvTranspose3d::new(&init.at("expand"), [finest, finest], strides[0])),
+            head: Conv3d::new(&init.at("head"), [finest, classes], 1, [1; 3], true, self.conv_init()),
+            stem_stride: strides[0],
+        })
+    }
+}
+
+/// Convolution, norm, leaky ReLU.
+#[derive(Module, Debug)]
+pub struct ConvNormAct<B: Backend> {
+    conv: Conv3d<B>,
+    norm: Norm<B>,
+    negative_slope: f64,
+}
+
+impl<B: Backend> ConvNormAct<B> {
+    fn new(config: &ResidualUNetConfig, channels: [usize; 2], kernel: usize, stride: [usize; 3], init: &Init<B>) -> Self {
+        Self {
+            conv: Conv3d::new(&init.at("conv"), channels, kernel, stride, false, config.conv_init()),
+            norm: config.norm().init(&init.at("norm"), channels[1]),
+            negative_slope: config.negative_slope,
+        }
+    }
+}
+
+impl<B: KernelBackend> ConvNormAct<B> {
+    fn forward(&self, x: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
+        self.norm.forward_act(self.conv.forward(x), mode, self.negative_slope)
+    }
+}
+
+/// Two 3x3x3 convolutions with norms; around them the input, through a 1x1x1 convolution and norm where the shape changes.
+#[derive(Module, Debug)]
+pub struct ResidualBlock<B: Backend> {
+    conv1: Conv3d<B>,
+    norm1: Norm<B>,
+    conv2: Conv3d<B>,
+    norm2: Norm<B>,
+    projection: Option<(Conv3d<B>, Norm<B>)>,
+    negative_slope: f64,
+}
+
+impl<B: Backend> ResidualBlock<B> {
+    fn new(config: &ResidualUNetConfig, [from, to]: [usize; 2], stride: [usize; 3], init: &Init<B>) -> Self {
+        let (norm, how) = (config.norm(), config.conv_init());
+        let projects = stride != [1; 3] || from != to;
+        Self {
+            conv1: Conv3d::new(&init.at("conv1"), [from, to], 3, stride, false, how),
+            norm1: norm.init(&init.at("norm1"), to),
+            conv2: Conv3d::new(&init.at("conv2"), [to, to], 3, [1; 3], false, how),
+            norm2: norm.init(&init.at("norm2"), to),
+            projection: projects.then(|| {
+                let place = init.at("projection");
+                (Conv3d::new(&place.at(0), [from, to], 1, stride, false, how), norm.init(&place.at(1), to))
+            }),
+            negative_slope: config.negative_slope,
+        }
+    }
+}
+
+impl<B: KernelBackend> ResidualBlock<B> {
+    fn forward(&self, x: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
+        let y = self.norm1.forward_act(self.conv1.forward(x.clone()), mode, self.negative_slope);
+        let y = self.conv2.forward(y);
+        let shortcut = match &self.projection {
+            Some((conv, norm)) => norm.forward(conv.forward(x), mode),
+            None => x,
+        };
+        self.norm2.forward_add_act(y, shortcut, mode, self.negative_slope)
+    }
+}
+
+/// The way down. Glance may have one of its own, or use Focus's.
+#[derive(Module, Debug)]
+pub struct Encoder<B: Backend> {
+    stem: ConvNormAct<B>,
+    levels: Vec<Vec<ResidualBlock<B>>>,
+}
+
+impl<B: KernelBackend> Encoder<B> {
+    /// `x_NCDHW` -> the features of each level, finest first.
+    pub fn forward(&self, x_NCDHW: Tensor<B, 5>, mode: Mode) -> Vec<Tensor<B, 5>> {
+        let mut y = self.stem.forward(x_NCDHW, mode);
+        let mut features = Vec::with_capacity(self.levels.len());
+        for level in &self.levels {
+            y = level.iter().fold(y, |y, block| block.forward(y, mode));
+            features.push(y.clone());
+        }
+        features
+    }
+}
+
+/// One step up: as fine as the skip, joined with it, convolved.
+#[derive(Module, Debug)]
+pub struct DecoderLevel<B: Backend> {
+    /// Transposed upsampling.
+    up: Option<ConvTranspose3d<B>>,
+    /// Trilinear upsampling: channels are reduced on the coarse side, where it is cheap.
+    reduce: Option<Conv3d<B>>,
+    convs: Vec<ConvNormAct<B>>,
+    stride: [usize; 3],
+}
+
+impl<B: Backend> DecoderLevel<B> {
+    fn new(config: &ResidualUNetConfig, [from, to]: [usize; 2], stride: [usize; 3], init: &Init<B>) -> Self {
+        let convs = init.at("convs");
+        let conv = |i| ConvNormAct::new(config, [if i == 0 { 2 * to } else { to }, to], 3, [1; 3], &convs.at(i));
+        let transposed = config.upsampling == Upsampling::Transposed;
+        Self {
+            up: transposed.then(|| ConvTranspose3d::new(&init.at("up"), [from, to], stride)),
+            reduce: (!transposed).then(|| Conv3d::new(&init.at("reduce"), [from, to], 1, [1; 3], true, config.conv_init())),
+            convs: (0..config.decoder_convs).map(conv).collect(),
+            stride,
+        }
+    }
+}
+
+impl<B: KernelBackend> DecoderLevel<B> {
+    fn forward(&self, coarse: Tensor<B, 5>, skip: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
+        let up = match (&self.up, &self.reduce) {
+            (Some(up), _) => up.forward(coarse),
+            (None, Some(reduce)) => upsample_trilinear(reduce.forward(coarse), self.stride),
+            (None, None) => upsample_trilinear(coarse, self.stride),
+        };
+        self.convs.iter().fold(Tensor::cat(vec![up, skip], 1), |y, conv| conv.forward(y, mode))
+    }
+}
+
+/// A residual 3D U-Net. See [`ResidualUNetConfig`].
+#[derive(Module, Debug)]
+pub struct ResidualUNet<B: Backend> {
+    pub encoder: Encoder<B>,
+    decoder: Vec<DecoderLevel<B>>,
+    /// Back to the input's grid where the first level is strided.
+    expand: Option<ConvTranspose3d<B>>,
+    head: Conv3d<B>,
+    stem_stride: [usize; 3],
+}
+
+impl<B: KernelBackend> ResidualUNet<B> {
+    /// `x_NCDHW` -> `logits_NKDHW`. D, H, W must be divisible by [`ResidualUNetConfig::divisor`].
+    pub fn forward(&self, x_NCDHW: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
+        self.decode(self.encoder.forward(x_NCDHW, mode), mode)
+    }
+
+    /// The way up from the encoder's features (finest first) to `logits_NKDHW`.
+    pub fn decode(&self, mut features: Vec<Tensor<B, 5>>, mode: Mode) -> Tensor<B, 5> {
+        let coarsest = features.pop().expect("an encoder has at least two levels");
+        let y = self.decoder.iter().zip(features).rev().fold(coarsest, |y, (level, skip)| level.forward(y, skip, mode));
+        match &self.expand {
+            Some(expand) => self.head.forward(expand.forward(y)),
+            None => upsample_trilinear(self.head.forward(y), self.stem_stride),
+        }
+    }
+}
