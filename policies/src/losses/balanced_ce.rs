@@ -1,0 +1,29 @@
+//! Class-balanced cross-entropy of the Glance policy.
+//!
+//! Shapes: `logits_G2` are (discard, select) logits of G sub-volumes.
+
+use burn::tensor::{Tensor, TensorData, activation::softmax, backend::Backend};
+
+/// Keeps the logarithms and the class means finite, as in the published code.
+const TINY: f64 = 1e-6;
+
+/// Mean cross-entropy of the sub-volumes with lesion plus that of those without, so that each class weighs the same:
+///
+/// `-sum_i y_i log(p_i + 1e-6) / (sum_i y_i + 1e-6) - sum_i (1 - y_i) log(1 - p_i + 1e-6) / (sum_i (1 - y_i) + 1e-6)`
+///
+/// `p` is the softmax probability of "select". `targets` holds one `y` a row, 1 where the sub-volume holds lesion; soft labels in 0..1 are
+/// fine. A class without members adds nothing. Source: the supervised Glance term of GF-Screen (ICLR 2026), weight 0.1 there.
+pub fn balanced_ce<B: Backend>(logits_g2: Tensor<B, 2>, targets: &[f32]) -> Tensor<B, 1> {
+    let [rows, actions] = logits_g2.dims();
+    assert!(actions == 2 && targets.len() == rows, "balanced_ce: {rows}x{actions} logits for {} targets", targets.len());
+    let options = (&logits_g2.device(), logits_g2.dtype());
+    let positives: f64 = targets.iter().map(|&y| f64::from(y)).sum();
+    let negatives = rows as f64 - positives;
+    let y = Tensor::from_data(TensorData::from(targets), options);
+    let p_g2 = softmax(logits_g2, 1);
+    let discard: Tensor<B, 1> = p_g2.clone().narrow(1, 0, 1).flatten(0, 1);
+    let select: Tensor<B, 1> = p_g2.narrow(1, 1, 1).flatten(0, 1);
+    let hit = (y.clone() * (select + TINY).log()).sum() / (positives + TINY);
+    let clean = ((y.neg() + 1.0) * (discard + TINY).log()).sum() / (negatives + TINY);
+    (hit + clean).neg()
+}

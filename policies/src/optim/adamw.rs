@@ -1,0 +1,94 @@
+//! AdamW with PyTorch's arithmetic.
+
+use super::{
+    Error,
+    state::{Rule, Slots, State},
+};
+use burn::module::AutodiffModule;
+use burn::optim::GradientsParams;
+use burn::tensor::{
+    Tensor,
+    backend::{AutodiffBackend, Backend},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// AdamW (decoupled weight decay). The learning rate comes from the schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// Decay of the running means of the gradient and of its square, each 0 <= beta < 1. Default [0.9, 0.999].
+    pub betas: [f64; 2],
+    /// Added to the root of the mean square, > 0. Default 1e-8.
+    pub eps: f64,
+    /// Each step first multiplies every parameter by 1 - lr * weight_decay, >= 0. Default 1e-5, as published.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 1e-5 }
+    }
+}
+
+impl AdamWConfig {
+    /// Names the first value out of its range.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(beta) = self.betas.iter().find(|b| !(0.0..1.0).contains(*b)) {
+            return Err(format!("`betas` holds {beta}, expected numbers from 0 to below 1"));
+        }
+        if !(self.eps.is_finite() && self.eps > 0.0) {
+            return Err(format!("`eps` is {}, expected a number > 0", self.eps));
+        }
+        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
+            return Err(format!("`weight_decay` is {}, expected a number >= 0", self.weight_decay));
+        }
+        Ok(())
+    }
+}
+
+/// The optimiser with its running means, on the device of the parameters.
+#[derive(Clone, Debug)]
+pub struct AdamW<B: AutodiffBackend> {
+    config: AdamWConfig,
+    state: State<B::InnerBackend, 2>,
+}
+
+impl<B: AutodiffBackend> AdamW<B> {
+    /// An optimiser that has taken no step.
+    pub fn new(config: AdamWConfig) -> Self {
+        Self { config, state: State::new() }
+    }
+
+    /// One step. A parameter without a gradient keeps its value and its state, as in PyTorch.
+    pub fn step<M: AutodiffModule<B>>(&mut self, module: M, grads: GradientsParams, lr: f64) -> M {
+        self.state.step(&self.config, module, grads, lr)
+    }
+
+    /// The running means and step counts as a safetensors file.
+    pub fn state_bytes(&self) -> Vec<u8> {
+        self.state.to_bytes::<AdamWConfig>()
+    }
+
+    /// Takes over the state written by [`Self::state_bytes`] for a module of the same structure; on an error nothing changes.
+    pub fn load_state<M: AutodiffModule<B>>(&mut self, bytes: &[u8], module: &M, device: &B::Device) -> Result<(), Error> {
+        self.state = State::from_bytes::<AdamWConfig, M, B>(bytes, module, device)?;
+        Ok(())
+    }
+}
+
+impl Rule<2> for AdamWConfig {
+    const NAME: &'static str = "adamw";
+    const SLOT_NAMES: [&'static str; 2] = ["exp_avg", "exp_avg_sq"];
+
+    fn update<B: Backend>(&self, lr: f64, weight: Tensor<B, 1>, grad: Tensor<B, 1>, slots: &mut Slots<B, 2>) -> Tensor<B, 1> {
+        let ([beta1, beta2], t) = (self.betas, (slots.step + 1) as f64);
+        let [m, v] = slots.tensors.clone();
+        let m = m * beta1 + grad.clone() * (1.0 - beta1);
+        let v = v * beta2 + grad.clone() * grad * (1.0 - beta2);
+        let denominator = v.clone().sqrt() / (1.0 - beta2.powf(t)).sqrt() + self.eps;
+        let step = lr / (1.0 - beta1.powf(t));
+        slots.tensors = [m.clone(), v];
+        weight * (1.0 - lr * self.weight_decay) - m / denominator * step
+    }
+}
