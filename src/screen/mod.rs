@@ -1,1 +1,13 @@
-//! (being written)
+//! Screening of whole scans: Glance on every window, Focus on the chosen, one mask in the scan's own geometry.
+
+mod case;
+mod lesions;
+mod model;
+mod screener;
+mod windows;
+
+pub use case::{CaseResult, ScreenSettings, Screened, WindowCount, screen_case};
+pub use lesions::{Lesion, lesions};
+pub use model::Model;
+pub use screener::{Image, Screener};
+pub use windows::{Choice, Looked, Plan};

@@ -98,9 +98,18 @@ impl Plan {
             let weight = if self.glance_weight > 0.0 { glance[i].powf(self.glance_weight) } else { 1.0 };
             match p {
                 Some(p) => blend.add(self.starts[i], p, weight),
-                None if self.denominator == Denominator::Covering => blend.add_empty(self.starts[i], 1.0),
+                None if self.denominator == Denominator::Covering => blend.add_constant(self.starts[i], 0.0, 1.0),
                 None => {}
             }
+        }
+        blend.finish()
+    }
+
+    /// Mean Glance probability of the windows over each voxel of the prepared grid.
+    pub fn heat(&self, glance: &[f32]) -> Vec<f32> {
+        let mut blend = Blend::new(self.shape, self.window, flat(self.window));
+        for (start, &p) in self.starts.iter().zip(glance) {
+            blend.add_constant(*start, p, 1.0);
         }
         blend.finish()
     }

@@ -48,10 +48,10 @@ impl Blend {
         self.vote(start, weight, |i| values[i]);
     }
 
-    /// Let the window at `start` vote "nothing here" with `weight` times its importance:
-    /// how a window that Glance rejected keeps its say in the denominator.
-    pub fn add_empty(&mut self, start: [usize; 3], weight: f32) {
-        self.vote(start, weight, |_| 0.0);
+    /// Let the window at `start` vote one value for all its voxels. 0 is "nothing here": how a window that Glance rejected keeps
+    /// its say in the denominator.
+    pub fn add_constant(&mut self, start: [usize; 3], value: f32, weight: f32) {
+        self.vote(start, weight, |_| value);
     }
 
     fn vote(&mut self, start: [usize; 3], weight: f32, value: impl Fn(usize) -> f32) {
@@ -153,7 +153,7 @@ mod tests {
     fn a_rejected_window_outvotes_in_the_denominator() {
         let mut blend = Blend::new([1, 1, 3], [1, 1, 2], flat([1, 1, 2]));
         blend.add([0, 0, 0], &[0.8, 0.8], 1.0);
-        blend.add_empty([0, 0, 1], 1.0);
+        blend.add_constant([0, 0, 1], 0.0, 1.0);
         assert_eq!(blend.finish(), [0.8, 0.4, 0.0]);
     }
 }

@@ -7,7 +7,7 @@
 
 pub mod learner;
 pub mod step;
-mod train;
+pub mod train;
 pub mod validate;
 
 pub use learner::Learner;

@@ -1,0 +1,111 @@
+//! `panscreen evaluate`: a folder of predictions against a folder of references.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use panscreen_envs::dataset::LesionClasses;
+use panscreen_envs::metrics::Pair;
+use panscreen_envs::metrics::detection::{LesionMatch, Matching, match_lesions};
+use panscreen_envs::volume::Labels;
+use panscreen_envs::{Error, Result, io};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::score::{CaseScore, Judged, Summary, summarise};
+
+/// One line of the table.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CaseReport {
+    pub case: String,
+    #[serde(flatten)]
+    pub judged: Judged,
+}
+
+/// The table and its summary.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Evaluation {
+    pub summary: Summary,
+    pub cases: Vec<CaseReport>,
+    /// Predictions that no reference asks for.
+    pub without_reference: Vec<String>,
+}
+
+/// Judge every reference of `reference` (`.nii`, `.nii.gz`) by the file of the same name in `predicted`. `lesion`: which reference values are lesions;
+/// in a prediction every value but 0 is.
+pub fn evaluate_folders(predicted: &Path, reference: &Path, lesion: &LesionClasses, done: impl Fn(&str) + Sync) -> Result<Evaluation> {
+    let references = masks_in(reference)?;
+    let predictions = masks_in(predicted)?;
+    if references.is_empty() {
+        return Err(Error::file(reference, "no .nii or .nii.gz file", "reference masks", "check the path"));
+    }
+    let cases: Vec<CaseReport> = references
+        .par_iter()
+        .map(|(name, path)| {
+            let judged = judge(name, predictions.get(name), path, lesion)?;
+            done(name);
+            Ok(CaseReport { case: name.clone(), judged })
+        })
+        .collect::<Result<_>>()?;
+    let judged: Vec<Judged> = cases.iter().map(|c| c.judged.clone()).collect();
+    let without_reference = predictions.keys().filter(|n| !references.contains_key(*n)).cloned().collect();
+    Ok(Evaluation { summary: summarise(&judged), cases, without_reference })
+}
+
+/// A broken reference is an error of the whole evaluation; a broken prediction is that case's failure.
+fn judge(name: &str, predicted: Option<&PathBuf>, reference: &Path, lesion: &LesionClasses) -> Result<Judged> {
+    let truth = io::open_labels(reference)?;
+    let mask: Vec<u8> = truth.data.iter().map(|&v| lesion.contains(v) as u8).collect();
+    let lost = || -> Result<LesionMatch> {
+        let nothing = vec![0; mask.len()];
+        let pair = Pair::new(name, &mask, &nothing, truth.shape(), truth.geometry.spacing_mm())?;
+        Ok(match_lesions(&pair, Matching::default()))
+    };
+    let Some(path) = predicted else {
+        let matched = lost()?;
+        return Ok(Judged::Missing { lesions: matched.lesions.len(), matched });
+    };
+    let usable = io::open_labels(path).and_then(|p| same_grid(name, &p, &truth).map(|()| p));
+    match usable {
+        Ok(p) => Ok(Judged::Scored(CaseScore::of(&Pair::new(name, &mask, &p.data, truth.shape(), truth.geometry.spacing_mm())?))),
+        Err(e) => {
+            let matched = lost()?;
+            Ok(Judged::Failed { reason: e.to_string(), lesions: matched.lesions.len(), matched })
+        }
+    }
+}
+
+/// Shapes equal, and no corner of the grid displaced by more than a tenth of a voxel.
+fn same_grid(case: &str, predicted: &Labels, reference: &Labels) -> Result<()> {
+    let mismatch = |found: String, expected: String| {
+        Err(Error::Mismatch { case: case.to_owned(), found, expected, action: "write the prediction on the grid of the scan".into() })
+    };
+    if predicted.shape() != reference.shape() {
+        return mismatch(format!("a prediction of {:?} voxels", predicted.shape()), format!("{:?}", reference.shape()));
+    }
+    let last = reference.shape().map(|n| n as f64 - 1.0);
+    let tolerance = reference.geometry.spacing_mm().into_iter().fold(f64::INFINITY, f64::min) * 0.1;
+    let displaced = (0..8)
+        .map(|corner| {
+            let at = std::array::from_fn(|a| if corner >> a & 1 == 1 { last[a] } else { 0.0 });
+            let (p, r) = (predicted.geometry.world(at), reference.geometry.world(at));
+            (0..3).map(|a| (p[a] - r[a]).powi(2)).sum::<f64>().sqrt()
+        })
+        .fold(0.0, f64::max);
+    if displaced > tolerance {
+        return mismatch(format!("a grid that lies {displaced:.2} mm off"), format!("at most {tolerance:.2} mm"));
+    }
+    Ok(())
+}
+
+/// Mask files of a folder by case name.
+fn masks_in(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))? {
+        let path = entry.map_err(|e| Error::io(dir, e))?.path();
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if let Some(name) = file.strip_suffix(".nii.gz").or(file.strip_suffix(".nii")) {
+            found.insert(name.to_owned(), path);
+        }
+    }
+    Ok(found)
+}

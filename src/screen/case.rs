@@ -1,0 +1,195 @@
+//! One scan from file to mask, table and figures.
+
+use std::path::{Path, PathBuf};
+
+use panscreen_envs::io;
+use panscreen_envs::volume::{PrepareConfig, Volume, WayBack, prepare};
+use serde::{Deserialize, Serialize};
+
+use super::{Choice, Image, Lesion, Plan, Screener, lesions};
+use crate::backend::InferBackend;
+use crate::config::{Restore, ScreenConfig};
+use crate::error::Result;
+use crate::run::usage::{Stopwatch, peak_memory_bytes, reset_peak_memory};
+
+/// How to screen.
+#[derive(Clone, Debug)]
+pub struct ScreenSettings {
+    pub screen: ScreenConfig,
+    pub prepare: PrepareConfig,
+    pub choice: Choice,
+}
+
+/// Seconds and peak memory of one step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepCost {
+    pub step: String,
+    pub seconds: f64,
+    /// Highest memory of the process during the step; `null` where the system doesn't tell.
+    pub peak_mib: Option<f64>,
+}
+
+/// How many windows were looked at.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WindowCount {
+    pub total: usize,
+    /// Windows that Focus segmented.
+    pub kept: usize,
+    /// Glance's operating point; `null` where a share or everything was kept.
+    pub threshold: Option<f32>,
+    /// Highest and mean probability that Glance gave; `null` where it wasn't asked.
+    pub highest: Option<f32>,
+    pub mean: Option<f32>,
+}
+
+/// What is written beside the mask.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CaseResult {
+    pub case: String,
+    pub input: PathBuf,
+    /// `lesion` or `clear`.
+    pub verdict: String,
+    /// Why the mask is empty, if it is.
+    pub reason: Option<String>,
+    pub lesions: Vec<Lesion>,
+    pub windows: WindowCount,
+    pub shape: [usize; 3],
+    pub spacing_mm: [f64; 3],
+    pub costs: Vec<StepCost>,
+    /// From the first byte read to the mask in memory.
+    pub seconds: f64,
+}
+
+/// A screened scan in memory.
+pub struct Screened {
+    pub result: CaseResult,
+    pub volume: Volume,
+    /// On the scan's own grid.
+    pub mask: Vec<u8>,
+    pub probability: Vec<f32>,
+    /// Mean Glance probability of the windows over each voxel, on the scan's own grid; empty where Glance wasn't asked.
+    pub heat: Vec<f32>,
+    pub window_starts: Vec<[usize; 3]>,
+    pub glance: Vec<f32>,
+    pub way_back: WayBack,
+}
+
+/// Name of a case: its file name without `_0000.nii.gz`, `.nii.gz` or `.nii`.
+pub fn case_name(input: &Path) -> String {
+    let file = input.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    ["_0000.nii.gz", ".nii.gz", "_0000.nii", ".nii"].iter().find_map(|s| file.strip_suffix(s)).filter(|n| !n.is_empty()).unwrap_or(&file).to_owned()
+}
+
+/// Measures the steps of a case.
+#[derive(Default)]
+struct Costs {
+    steps: Vec<StepCost>,
+}
+
+impl Costs {
+    fn step<T>(&mut self, name: &str, work: impl FnOnce() -> T) -> T {
+        reset_peak_memory();
+        let clock = Stopwatch::start();
+        let out = work();
+        let peak_mib = peak_memory_bytes().map(|b| b as f64 / f64::from(1 << 20));
+        self.steps.push(StepCost { step: name.into(), seconds: clock.seconds(), peak_mib });
+        out
+    }
+}
+
+/// Screen the scan in `input`.
+pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settings: &ScreenSettings) -> Result<Screened> {
+    let clock = Stopwatch::start();
+    let mut costs = Costs::default();
+    let volume = costs.step("read", || io::open(input))?;
+    let geometry = volume.geometry.clone();
+    let prepared = costs.step("prepare", || prepare(volume.clone(), None, &settings.prepare))?;
+    let plan = Plan::new(prepared.shape, screener.window, &settings.screen);
+    let image = Image { data: &prepared.image, channels: prepared.channels, shape: prepared.shape };
+
+    let asked = settings.choice != Choice::All;
+    let glance = if asked { costs.step("glance", || screener.glance(image, &plan.starts)) } else { vec![1.0; plan.starts.len()] };
+    let focus = |numbers: &[usize]| -> Result<Vec<Vec<f32>>> {
+        let starts: Vec<[usize; 3]> = numbers.iter().map(|&i| plan.starts[i]).collect();
+        Ok(screener.focus(image, &starts))
+    };
+    let looked = costs.step("focus", || plan.run(&glance, settings.choice, focus))?;
+    let threshold = settings.screen.mask_threshold as f32;
+    let min_ml = settings.screen.min_component_ml;
+    let (probability, mask, found) = costs.step("restore", || {
+        let probability = prepared.way_back.restore_probability(&looked.probability);
+        match settings.screen.restore {
+            Restore::Probability => {
+                let (mask, found) = lesions(&probability, &geometry, threshold, min_ml);
+                (probability, mask, found)
+            }
+            Restore::Mask => {
+                let hard: Vec<u8> = looked.probability.iter().map(|&p| (p > threshold) as u8).collect();
+                let hard = prepared.way_back.restore_labels(&hard);
+                // Confidence still comes from the probability; a voxel of the mask is above any threshold below 0.
+                let inside: Vec<f32> = hard.iter().zip(&probability).map(|(&m, &p)| if m == 1 { p } else { -1.0 }).collect();
+                let (mask, found) = lesions(&inside, &geometry, -0.5, min_ml);
+                (probability, mask, found)
+            }
+        }
+    });
+    let heat = if asked { prepared.way_back.restore_probability(&plan.heat(&glance)) } else { Vec::new() };
+    let highest = glance.iter().copied().fold(0.0, f32::max);
+    let windows = WindowCount {
+        total: plan.starts.len(),
+        kept: looked.windows_kept(),
+        threshold: if let Choice::Above(t) = settings.choice { Some(t) } else { None },
+        highest: asked.then_some(highest),
+        mean: asked.then(|| glance.iter().sum::<f32>() / glance.len().max(1) as f32),
+    };
+    let reason = found.is_empty().then(|| empty_because(&windows, &looked.probability, threshold, min_ml));
+    let result = CaseResult {
+        case: case_name(input),
+        input: input.to_owned(),
+        verdict: if found.is_empty() { "clear" } else { "lesion" }.into(),
+        reason,
+        lesions: found,
+        windows,
+        shape: geometry.shape,
+        spacing_mm: geometry.spacing_mm(),
+        costs: costs.steps,
+        seconds: clock.seconds(),
+    };
+    Ok(Screened { result, volume, mask, probability, heat, window_starts: plan.starts, glance, way_back: prepared.way_back })
+}
+
+/// One sentence on why nothing was marked.
+fn empty_because(windows: &WindowCount, probability: &[f32], threshold: f32, min_ml: f64) -> String {
+    let most = probability.iter().copied().fold(0.0, f32::max);
+    match (windows.kept, windows.highest) {
+        (0, Some(highest)) => format!("0 of {} windows passed; highest {highest:.2}", windows.total),
+        (kept, _) if most <= threshold => {
+            format!("Focus saw {kept} of {} windows; highest lesion probability {most:.2}, needed above {threshold:.2}", windows.total)
+        }
+        (kept, _) => format!("Focus saw {kept} of {} windows; everything it marked is smaller than {min_ml} mL", windows.total),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_mask_says_why() {
+        let windows = |kept, highest| WindowCount { total: 214, kept, threshold: Some(0.4), highest, mean: None };
+        for (kept, highest, p, expected) in [
+            (0, Some(0.31), 0.0, "0 of 214 windows passed; highest 0.31"),
+            (3, Some(0.8), 0.4, "Focus saw 3 of 214 windows; highest lesion probability 0.40, needed above 0.50"),
+            (214, None, 0.9, "Focus saw 214 of 214 windows; everything it marked is smaller than 0.2 mL"),
+        ] {
+            assert_eq!(empty_because(&windows(kept, highest), &[p], 0.5, 0.2), expected);
+        }
+    }
+
+    #[test]
+    fn case_names_are_flare_names() {
+        for (file, name) in [("a/x_0000.nii.gz", "x"), ("x.nii.gz", "x"), ("x.nii", "x"), ("scan", "scan")] {
+            assert_eq!(case_name(Path::new(file)), name);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! From settings to the things that a run works with: cohort, split, prepared scans, environment, first weights.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use panscreen_envs::dataset::{CacheBudget, Case, CohortList, Folder, LesionClasses, Split, Store, read_folder, read_list};
+use panscreen_envs::io::write_atomic;
+use panscreen_envs::phantom;
+use panscreen_envs::rewards::{AnyOverlap, Dice, FourCell, Reward};
+use panscreen_envs::screening::{CropEnv, EnvConfig, Grouping, LesionPosition, SamplerConfig, SetReward};
+use panscreen_envs::volume::PrepareConfig;
+
+use crate::config::{self, Config, PhantomPreset, RewardKind};
+use crate::error::{Error, Result};
+use crate::run::{Observer, RunFolder};
+
+/// How scans are prepared.
+pub fn prepare_config(config: &Config) -> PrepareConfig {
+    PrepareConfig {
+        spacing_mm: config.data.spacing_mm,
+        windows_hu: config.data.windows_hu.iter().map(|w| w.map(|hu| hu as f32)).collect(),
+        crop_foreground: config.data.crop_foreground,
+        pad_to: config.env.window,
+    }
+}
+
+pub fn lesion_classes(config: &Config) -> LesionClasses {
+    match &config.data.lesion_classes {
+        config::LesionClasses::Word(_) => LesionClasses::All,
+        config::LesionClasses::Values(v) => LesionClasses::These(v.clone()),
+    }
+}
+
+/// Folder of the cohort. Where the config asks for a phantom cohort that isn't there, it is made.
+pub fn root(config: &Config, observer: &dyn Observer) -> Result<PathBuf> {
+    let data = &config.data;
+    let root = data.root.clone().ok_or_else(|| {
+        Error::Usage("the config names no data; give `data.root=PATH` (a folder of scans, or one with a dataset.json)".into())
+    })?;
+    if let (Some(wanted), false) = (&data.phantom, root.join("dataset.json").exists()) {
+        let cases = &wanted.cases;
+        let settings = phantom::Settings::preset(match wanted.preset {
+            PhantomPreset::Demo => phantom::Preset::Demo,
+            PhantomPreset::Standard => phantom::Preset::Standard,
+        });
+        let total = cases.train + cases.validation + cases.test;
+        observer.phase("make the phantom cohort", Some(total as u64));
+        let split = phantom::SplitCounts { train: cases.train, validation: cases.validation, test: cases.test };
+        phantom::write_cohort(&settings, wanted.seed, split, &root, |_| observer.advance(1, &[]))?;
+        observer.finish();
+    }
+    Ok(root)
+}
+
+/// The cases of the cohort as its list or folder says.
+pub fn cohort(config: &Config, root: &Path) -> Result<CohortList> {
+    let data = &config.data;
+    let folder = Folder { image_suffix: data.image_suffix.clone(), label_suffix: data.label_suffix.clone(), patient_parts: data.patient_parts };
+    let listed = data.list.clone().map(|l| root.join(l)).or_else(|| Some(root.join("dataset.json")).filter(|p| p.exists()));
+    let mut list = match listed {
+        Some(path) if path.is_file() => read_list(&path, Some(root), &folder, false)?,
+        Some(path) if path.is_dir() => read_folder(&path, &folder)?,
+        Some(path) => return Err(panscreen_envs::Error::io(&path, std::io::ErrorKind::NotFound.into()).into()),
+        None => read_folder(root, &folder)?,
+    };
+    for extra in &data.lesion_free_lists {
+        let more = read_list(&root.join(extra), Some(root), &folder, true)?;
+        list.training.extend(more.training);
+        list.validation.extend(more.validation);
+        list.test.extend(more.test);
+    }
+    Ok(list)
+}
+
+/// Who trains and who validates: drawn once, then kept in the run folder.
+pub fn split(config: &Config, folder: &RunFolder, observer: &dyn Observer) -> Result<Split> {
+    let path = folder.root().join("split.json");
+    if let Ok(text) = std::fs::read_to_string(&path) {
+        return serde_json::from_str(&text)
+            .map_err(|e| panscreen_envs::Error::file(&path, e.to_string(), "the split of this run", "delete the file to draw it anew").into());
+    }
+    let list = cohort(config, &root(config, observer)?)?;
+    let split = Split::new(list, &config.data.test_cases, config.data.validation_fraction, config.data.split_seed)?;
+    let text = serde_json::to_string_pretty(&split).map_err(|e| Error::Usage(e.to_string()))?;
+    write_atomic(&path, text.as_bytes())?;
+    Ok(split)
+}
+
+/// Prepare `cases`, or say what is wrong with each that can't be used.
+pub fn store(config: &Config, cases: Vec<Case>, observer: &dyn Observer) -> Result<Store> {
+    let budget = CacheBudget((config.data.memory_gib * (1u64 << 30) as f64) as usize);
+    let cache = Some(config.data.cache_dir.clone()).filter(|d| !d.as_os_str().is_empty());
+    Store::open(cases, prepare_config(config), lesion_classes(config), cache, budget, |_| observer.advance(1, &[]))
+        .map_err(|failed| Error::Cases(failed.into_iter().map(|(c, e)| (c.name, e)).collect()))
+}
+
+/// The environment over `scans`.
+pub fn environment(config: &Config, scans: Arc<Store>) -> Result<CropEnv> {
+    let env = &config.env;
+    let reward: Arc<dyn Reward> = match env.reward {
+        RewardKind::AnyOverlap => Arc::new(AnyOverlap),
+        RewardKind::Dice => Arc::new(Dice),
+        RewardKind::FourCell => {
+            let c = &env.four_cell;
+            Arc::new(FourCell { tp: c.tp as f32, fn_: c.r#fn as f32, fp: c.fp as f32, tn: c.tn as f32 })
+        }
+    };
+    let settings = EnvConfig {
+        sampler: SamplerConfig {
+            window: env.window,
+            lesion_fraction: env.lesion_fraction,
+            lesion_position: match env.lesion_position {
+                config::LesionPosition::Anywhere => LesionPosition::Anywhere,
+                config::LesionPosition::Centre => LesionPosition::Centre,
+            },
+            balance_lesions: env.balance_lesions,
+            flip_probability: env.flip_probability,
+            rotate_probability: env.rotate_probability,
+            intensity_shift_probability: env.intensity_shift_probability,
+            intensity_shift: env.intensity_shift as f32,
+        },
+        grouping: match env.group {
+            config::GroupKind::Batch => Grouping::Batch,
+            config::GroupKind::Volume => Grouping::Volume,
+            config::GroupKind::Masks => Grouping::Masks,
+        },
+        volumes: env.volumes_per_batch,
+        crops: env.crops_per_volume,
+        lesion_free_weight: env.lesion_free_weight,
+        episode: config.train.steps_per_epoch as u64,
+        set_reward: SetReward { window_cost: env.window_cost as f32, false_alarm_cost: env.false_alarm_cost as f32 },
+    };
+    Ok(CropEnv::new(scans, reward, settings)?)
+}
