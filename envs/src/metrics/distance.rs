@@ -1,7 +1,7 @@
 //! Metrics of the distance between two surfaces, in mm.
 
 use super::nearest::Nearest;
-use super::surface::{Surface, border_voxels, surfels};
+use super::surface::{border_voxels, surfels};
 use super::{Outcome, Pair};
 
 /// What a surface is made of.
@@ -22,10 +22,11 @@ pub struct Directed {
 }
 
 impl Directed {
-    fn of(from: &Surface, to: &Nearest) -> Self {
-        let mut elements: Vec<_> = to.distances(&from.points).into_iter().zip(from.weights.iter().copied()).collect();
-        let weight = from.weights.iter().sum();
+    fn of(from: &Nearest, to: &Nearest) -> Self {
+        let mut elements = from.distances_to(to);
         elements.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        // Summed in this order, so that the whole surface within a tolerance is exactly all of it.
+        let weight = elements.iter().map(|e| e.1).sum();
         Directed { elements, weight }
     }
 
@@ -44,9 +45,13 @@ impl Directed {
         self.elements.iter().take_while(|e| e.0 <= tolerance_mm).map(|e| e.1).sum()
     }
 
-    /// Mean distance by weight.
+    /// Sum of the distances by weight.
+    fn sum(&self) -> f64 {
+        self.elements.iter().map(|e| e.0 * e.1).sum()
+    }
+
     fn mean(&self) -> f64 {
-        self.elements.iter().map(|e| e.0 * e.1).sum::<f64>() / self.weight
+        self.sum() / self.weight
     }
 
     /// Smallest distance that covers `percent` of the weight.
@@ -75,9 +80,12 @@ impl Distances {
             SurfaceKind::Surfels => surfels(mask, pair.spacing_mm),
             SurfaceKind::BorderVoxels => border_voxels(mask),
         };
-        let (reference, predicted) = (surface(&pair.reference), surface(&pair.predicted));
-        let directed = |from: &Surface, to: &Surface| Directed::of(from, &Nearest::new(to.points.clone(), pair.spacing_mm));
-        Distances { reference_to_predicted: directed(&reference, &predicted), predicted_to_reference: directed(&predicted, &reference) }
+        let tree = |mask| Nearest::new(surface(mask), pair.spacing_mm);
+        let (reference, predicted) = (tree(&pair.reference), tree(&pair.predicted));
+        Distances {
+            reference_to_predicted: Directed::of(&reference, &predicted),
+            predicted_to_reference: Directed::of(&predicted, &reference),
+        }
     }
 
     /// Normalised surface Dice: share of both surfaces that is at most `tolerance_mm` from the other. 0 where one mask is empty.
@@ -118,9 +126,12 @@ impl Distances {
         self.defined(|d| d.predicted_to_reference.mean())
     }
 
-    /// Average symmetric surface distance: the mean of the two directed means (MedPy).
+    /// Average symmetric surface distance: the mean over both surfaces together (MedPy, MONAI).
     pub fn assd(&self) -> Outcome {
-        self.defined(|d| (d.reference_to_predicted.mean() + d.predicted_to_reference.mean()) / 2.0)
+        self.defined(|d| {
+            let (r, p) = (&d.reference_to_predicted, &d.predicted_to_reference);
+            (r.sum() + p.sum()) / (r.weight + p.weight)
+        })
     }
 
     /// A distance to nothing is no number: with both masks empty there is nothing to ask, with one of them empty the prediction failed.

@@ -11,6 +11,10 @@ mod nearest;
 pub mod outcome;
 pub mod overlap;
 pub mod surface;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_real;
 
 pub use distance::{Distances, SurfaceKind};
 pub use outcome::{Mean, Outcome};

@@ -174,3 +174,93 @@ fn collect(runs: &Runs, mut parent: Vec<u32>) -> Components {
     }
     Components { parts, of_run }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::u01;
+
+    const ALL: [(u32, Connectivity); 3] = [(6, Connectivity::Face), (18, Connectivity::Edge), (26, Connectivity::Corner)];
+
+    /// Flood fill, voxel by voxel.
+    fn naive(mask: &[u8], shape: [usize; 3], neighbours: u32) -> Vec<u32> {
+        let [nx, ny, nz] = shape;
+        let most_steps = match neighbours {
+            6 => 1,
+            18 => 2,
+            _ => 3,
+        };
+        let mut labels = vec![0; mask.len()];
+        let mut count = 0;
+        for seed in 0..mask.len() {
+            if mask[seed] == 0 || labels[seed] > 0 {
+                continue;
+            }
+            count += 1;
+            labels[seed] = count;
+            let mut stack = vec![seed];
+            while let Some(i) = stack.pop() {
+                for code in 0..27 {
+                    let step = [code / 9, code / 3 % 3, code % 3].map(|s| s as isize - 1);
+                    if step.iter().map(|s| s.abs()).sum::<isize>() > most_steps {
+                        continue;
+                    }
+                    let at = [i / (ny * nz), i / nz % ny, i % nz];
+                    let to: [isize; 3] = std::array::from_fn(|a| at[a] as isize + step[a]);
+                    if (0..3).all(|a| to[a] >= 0 && to[a] < [nx, ny, nz][a] as isize) {
+                        let j = (to[0] as usize * ny + to[1] as usize) * nz + to[2] as usize;
+                        if mask[j] != 0 && labels[j] == 0 {
+                            labels[j] = count;
+                            stack.push(j);
+                        }
+                    }
+                }
+            }
+        }
+        labels
+    }
+
+    #[test]
+    fn the_same_as_flood_fill() {
+        for (seed, shape, p) in [
+            (1, [7, 8, 9], 0.1),
+            (2, [6, 9, 5], 0.25),
+            (3, [9, 4, 40], 0.4),
+            (4, [1, 12, 12], 0.5),
+            (5, [5, 5, 5], 0.9),
+            (6, [4, 4, 4], 0.0),
+        ] {
+            let mask: Vec<u8> = (0..shape.iter().product::<usize>() as u64).map(|i| (u01(seed, i) < p) as u8).collect();
+            for (n, connectivity) in ALL {
+                let (labels, components) = label(&mask, shape, connectivity);
+                assert_eq!(labels, naive(&mask, shape, n), "seed {seed}, {n} neighbours");
+                for (i, part) in components.parts.iter().enumerate() {
+                    let voxels: Vec<_> = (0..mask.len()).filter(|&v| labels[v] == i as u32 + 1).collect();
+                    assert_eq!(part.voxels, voxels.len() as u64);
+                    for a in 0..3 {
+                        let index = voxels.iter().map(|&v| [v / (shape[1] * shape[2]), v / shape[2] % shape[1], v % shape[2]][a]);
+                        assert_eq!(Some(part.box_start[a]), index.clone().min());
+                        assert_eq!(Some(part.box_end[a] - 1), index.clone().max());
+                        assert!((part.centroid[a] - index.sum::<usize>() as f64 / voxels.len() as f64).abs() < 1e-12);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn connectivity_by_number() {
+        for (n, connectivity) in ALL {
+            assert_eq!(Connectivity::from_neighbours(n), Some(connectivity));
+            assert_eq!(serde_json::to_string(&connectivity).unwrap(), format!("\"{n}\""));
+        }
+        assert_eq!(Connectivity::from_neighbours(8), None);
+    }
+
+    #[test]
+    fn the_largest_is_the_first_on_a_tie() {
+        let components = Components::of(&Runs::of(&[1, 0, 1, 1, 0, 1, 1], [1, 1, 7]), Connectivity::Corner);
+        assert_eq!(components.largest(), Some(1));
+        assert_eq!(Components::of(&Runs::of(&[0], [1, 1, 1]), Connectivity::Corner).largest(), None);
+    }
+}
