@@ -1,9 +1,15 @@
 //! `panscreen`: learn to glance over a CT scan, then focus.
 
+pub mod backend;
 pub mod cli;
 pub mod config;
+pub mod error;
 pub mod evaluate;
 pub mod report;
 pub mod run;
 pub mod screen;
+pub mod setup;
 pub mod stages;
+pub mod train;
+
+pub use error::{Error, Result};

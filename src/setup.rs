@@ -12,7 +12,9 @@ use panscreen_envs::volume::PrepareConfig;
 
 use crate::config::{self, Config, PhantomPreset, RewardKind};
 use crate::error::{Error, Result};
-use crate::run::{Observer, RunFolder};
+use crate::backend::TrainBackend;
+use crate::run::{CheckpointStore, Observer, RunFolder};
+use crate::stages::gf_screen::Learner;
 
 /// How scans are prepared.
 pub fn prepare_config(config: &Config) -> PrepareConfig {
@@ -43,10 +45,9 @@ pub fn root(config: &Config, observer: &dyn Observer) -> Result<PathBuf> {
             PhantomPreset::Demo => phantom::Preset::Demo,
             PhantomPreset::Standard => phantom::Preset::Standard,
         });
-        let total = cases.train + cases.validation + cases.test;
-        observer.phase("make the phantom cohort", Some(total as u64));
-        let split = phantom::SplitCounts { train: cases.train, validation: cases.validation, test: cases.test };
-        phantom::write_cohort(&settings, wanted.seed, split, &root, |_| observer.advance(1, &[]))?;
+        let split = [cases.train, cases.validation, cases.test];
+        observer.phase("make the phantom cohort", None);
+        phantom::write_cohort(&settings, wanted.seed, split.iter().sum(), &root, split)?;
         observer.finish();
     }
     Ok(root)
@@ -131,4 +132,18 @@ pub fn environment(config: &Config, scans: Arc<Store>) -> Result<CropEnv> {
         set_reward: SetReward { window_cost: env.window_cost as f32, false_alarm_cost: env.false_alarm_cost as f32 },
     };
     Ok(CropEnv::new(scans, reward, settings)?)
+}
+
+/// Start from the weights that `init_from` names: a run folder (its best checkpoint, else its last) or a checkpoint folder.
+pub fn init_from<B: TrainBackend>(config: &Config, learner: &mut Learner<B>, observer: &dyn Observer) -> Result<()> {
+    let Some(from) = &config.init_from else { return Ok(()) };
+    let store = CheckpointStore::read_only(&from.join("checkpoints"));
+    let dir = match store.best() {
+        Ok(Some((_, best))) => best.dir().to_owned(),
+        _ => match store.latest(observer) {
+            Ok(Some(last)) => last.dir().to_owned(),
+            _ => from.clone(),
+        },
+    };
+    learner.load_weights(&dir)
 }

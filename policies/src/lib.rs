@@ -10,3 +10,7 @@ pub mod nets;
 pub mod objectives;
 pub mod optim;
 pub mod weights;
+
+/// A backend that both policies run and learn on.
+pub trait PolicyBackend: kernels::KernelBackend + losses::DiceCeBackend {}
+impl<B: kernels::KernelBackend + losses::DiceCeBackend> PolicyBackend for B {}

@@ -1,29 +1,22 @@
-//! A run's settings: TOML -> checked structs.
-//!
-//! The structs are the documentation: each field's doc comment says what it does, its unit, range and default, and becomes the text of
-//! `panscreen config explain` and of the JSON schema. The same schema drives the checks (unknown keys, types, ranges), so that a new
-//! setting is one field with its doc comment and its value in `Default`.
-//!
-//! A setting that may be left out is an `Option` whose default is `None`; in TOML the word `"none"` unsets what a base set.
+//! A run's settings.
 
 mod data;
 mod env;
 mod learning;
-mod networks;
 mod screen;
 mod train;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use data::{AllClasses, CohortSizes, DataConfig, LesionClasses, PhantomConfig, PhantomPreset};
 pub use env::{EnvConfig, FourCellConfig, GroupKind, LesionPosition, RewardKind};
-pub use learning::{BackboneConfig, LossConfig, ObjectiveConfig, ObjectiveKind, OptimConfig, OptimizerConfig, Schedule, SharedBackbone};
-pub use networks::{FocusConfig, FocusNet, GlanceConfig, GlanceNet, GlanceNetwork, Norm, Pooling, Shortcut};
-pub use screen::{Blend, Denominator, ScreenConfig, Select, Threshold, ThresholdWord};
+pub use learning::{BackboneConfig, GlanceConfig, LossConfig, ObjectiveConfig, ObjectiveKind, OptimConfig, OptimizerConfig};
+pub use screen::{Blend, Denominator, Restore, ScreenConfig, Select, Threshold, ThresholdWord};
 pub use train::{BestMetric, CompatConfig, Precision, TrainConfig};
+use panscreen_policies::focus::FocusConfig;
 
 /// Everything that a run can be told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -96,5 +89,32 @@ impl Default for Config {
             screen: ScreenConfig::default(),
             compat: CompatConfig::default(),
         }
+    }
+}
+
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+pub fn load(path: &Path, overrides: &[String]) -> Result<Config, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|e| ConfigError(e.to_string()))?;
+    let mut table: toml::Table = toml::from_str(&text).map_err(|e| ConfigError(e.to_string()))?;
+    for o in overrides {
+        let (key, value) = o.split_once('=').ok_or_else(|| ConfigError(o.clone()))?;
+        let value: toml::Value = format!("x = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("x")).unwrap_or(toml::Value::String(value.into()));
+        let mut t = &mut table;
+        let parts: Vec<&str> = key.split('.').collect();
+        for p in &parts[..parts.len() - 1] {
+            t = t.entry(*p).or_insert(toml::Value::Table(toml::Table::new())).as_table_mut().unwrap();
+        }
+        t.insert(parts[parts.len() - 1].into(), value);
+    }
+    table.try_into().map_err(|e| ConfigError(e.to_string()))
+}
+
+impl Config {
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).unwrap()
     }
 }

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use panscreen_policies::weights;
-
 use super::Screener;
 use crate::backend::{Inner, TrainBackend};
 use crate::config::{self, Config};
@@ -37,8 +35,7 @@ impl<B: TrainBackend> Model<B> {
         let mut learner = Learner::<B>::new(&config, device)?;
         let (glance, focus) = (checkpoint.read("glance.safetensors")?, checkpoint.read("focus.safetensors")?);
         let hash = blake3::Hasher::new().update(&glance).update(&focus).finalize().to_hex()[..32].to_owned();
-        learner.glance = weights::from_bytes(learner.glance, &glance)?.0;
-        learner.focus = weights::from_bytes(learner.focus, &focus)?.0;
+        learner.load_weights(checkpoint.dir())?;
         let state: State = serde_json::from_value(checkpoint.state.clone())
             .map_err(|e| Error::Usage(format!("{}: the checkpoint is of another version ({e}); train anew", run.display())))?;
         let threshold = match config.screen.threshold {

@@ -1,5 +1,8 @@
 //! What training changes: both networks, the old policy, both optimisers. All of it goes into a checkpoint.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use burn::module::AutodiffModule;
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
@@ -11,7 +14,7 @@ use panscreen_policies::losses::DiceCeConfig;
 use panscreen_policies::nets::Mode;
 use panscreen_policies::objectives::{AdvantageConfig, GrlConfig, log_odds};
 use panscreen_policies::optim::{AdamW, clip_global_norm};
-use panscreen_policies::weights;
+use panscreen_policies::weights::{self, Scope};
 
 use super::step::StepLog;
 use crate::backend::{Inner, TrainBackend};
@@ -97,7 +100,7 @@ impl<B: TrainBackend> Learner<B> {
         let channels = config.data.windows_hu.len();
         config.focus.check(config.env.window)?;
         let focus = config.focus.init(channels, CLASSES, config.seed, device)?;
-        let glance = config.glance.init(channels, config.backbone.shared, &config.focus, &focus, config.seed, device)?;
+        let glance = config.glance.network.init(channels, config.backbone.shared, &config.focus, &focus, config.seed, device)?;
         Ok(Learner {
             glance,
             focus,
@@ -141,32 +144,43 @@ impl<B: TrainBackend> Learner<B> {
     }
 
     /// The files of a checkpoint.
-    pub fn files(&self) -> Vec<(&'static str, Vec<u8>)> {
+    pub fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
         let mut files = vec![
-            ("glance.safetensors", weights::to_bytes(&self.glance.valid())),
-            ("focus.safetensors", weights::to_bytes(&self.focus.valid())),
+            ("glance.safetensors", weights::to_bytes(&self.glance.valid(), &BTreeMap::new())?),
+            ("focus.safetensors", weights::to_bytes(&self.focus.valid(), &BTreeMap::new())?),
             ("glance_optimizer.safetensors", self.glance_optimizer.state_bytes()),
             ("focus_optimizer.safetensors", self.focus_optimizer.state_bytes()),
         ];
         if let Some((glance, focus)) = &self.old {
-            files.push(("old_glance.safetensors", weights::to_bytes(glance)));
-            files.push(("old_focus.safetensors", weights::to_bytes(focus)));
+            files.push(("old_glance.safetensors", weights::to_bytes(glance, &BTreeMap::new())?));
+            files.push(("old_focus.safetensors", weights::to_bytes(focus, &BTreeMap::new())?));
         }
-        files
+        Ok(files)
+    }
+
+    /// Take over the weights of both networks in a checkpoint folder, nothing else.
+    pub fn load_weights(&mut self, dir: &Path) -> Result<()> {
+        let read = |name: &str| {
+            let path = dir.join(name);
+            std::fs::read(&path).map_err(|e| panscreen_envs::Error::io(&path, e))
+        };
+        self.glance = weights::from_bytes(self.glance.clone(), &read("glance.safetensors")?, &Scope::Whole)?.0;
+        self.focus = weights::from_bytes(self.focus.clone(), &read("focus.safetensors")?, &Scope::Whole)?.0;
+        Ok(())
     }
 
     /// Take over everything that [`Learner::files`] wrote.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         let load_old = checkpoint.files().any(|f| f == "old_glance.safetensors");
         self.old = if load_old {
-            let glance = weights::from_bytes(self.glance.valid(), &checkpoint.read("old_glance.safetensors")?)?.0;
-            let focus = weights::from_bytes(self.focus.valid(), &checkpoint.read("old_focus.safetensors")?)?.0;
+            let glance = weights::from_bytes(self.glance.valid(), &checkpoint.read("old_glance.safetensors")?, &Scope::Whole)?.0;
+            let focus = weights::from_bytes(self.focus.valid(), &checkpoint.read("old_focus.safetensors")?, &Scope::Whole)?.0;
             Some((glance, focus))
         } else {
             None
         };
-        self.glance = weights::from_bytes(self.glance.clone(), &checkpoint.read("glance.safetensors")?)?.0;
-        self.focus = weights::from_bytes(self.focus.clone(), &checkpoint.read("focus.safetensors")?)?.0;
+        self.glance = weights::from_bytes(self.glance.clone(), &checkpoint.read("glance.safetensors")?, &Scope::Whole)?.0;
+        self.focus = weights::from_bytes(self.focus.clone(), &checkpoint.read("focus.safetensors")?, &Scope::Whole)?.0;
         self.glance_optimizer.load_state(&checkpoint.read("glance_optimizer.safetensors")?, &self.glance, &self.device)?;
         self.focus_optimizer.load_state(&checkpoint.read("focus_optimizer.safetensors")?, &self.focus, &self.device)?;
         self.step = checkpoint.step;

@@ -44,7 +44,7 @@ pub fn train<B: TrainBackend>(run: &mut Run<B>) -> Result<Artifacts> {
     let env = setup::environment(config, training)?;
 
     let mut learner = Learner::<B>::new(config, &run.device)?;
-    setup::init_from(config, &mut learner)?;
+    setup::init_from(config, &mut learner, &*run.observer)?;
     let mut state = State {
         env: EnvState { seed: config.seed, index: 0 },
         without_better: 0,
@@ -146,7 +146,7 @@ fn steps<B: TrainBackend>(
         if last || better || stop || state.finished || due(step, train.checkpoint_every) {
             log.sync()?;
             let state = serde_json::to_value(&*state).map_err(|e| Error::Usage(e.to_string()))?;
-            checkpoints.save(step, &learner.files(), &state)?;
+            checkpoints.save(step, &learner.files()?, &state)?;
         }
         if better {
             checkpoints.mark_best(&Best { step, metric: format!("{:?}", train.best_metric), value: state.best.unwrap_or(0.0) })?;

@@ -83,7 +83,7 @@ struct Seen {
 impl Seen {
     /// Screen by `choice` from the outputs at hand.
     fn judge(&self, choice: Choice, config: &Config) -> Result<(Judged, usize)> {
-        let stored = |numbers: &[usize]| Ok(numbers.iter().map(|&i| self.focus[i].clone()).collect());
+        let stored = |numbers: &[usize]| -> Result<Vec<Vec<f32>>> { Ok(numbers.iter().map(|&i| self.focus[i].clone()).collect()) };
         let looked = self.plan.run(&self.glance, choice, stored)?;
         let geometry = panscreen_envs::volume::Geometry::ras(self.plan.shape, self.spacing_mm, [0.0; 3]);
         let (mask, _) = lesions(&looked.probability, &geometry, config.screen.mask_threshold as f32, config.screen.min_component_ml);
