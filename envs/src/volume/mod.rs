@@ -5,9 +5,16 @@
 
 pub mod components;
 mod geometry;
+mod orientation;
+mod prepare;
+mod resample;
 pub mod runs;
+mod way_back;
 
 pub use geometry::{Affine, Geometry};
+pub use orientation::Orientation;
+pub use prepare::{PrepareConfig, Prepared, prepare};
+pub use way_back::WayBack;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
