@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p panscreen-envs --example bench_metrics [false positives]`
 
-use panscreen_envs::metrics::{LesionMatch, Matching, Pair, SurfaceKind};
+use panscreen_envs::metrics::{Matching, Pair, SurfaceKind, match_lesions};
 
 const SHAPE: [usize; 3] = [512, 512, 200];
 const SPACING_MM: [f64; 3] = [0.8, 0.8, 2.5];
@@ -70,7 +70,7 @@ fn main() {
         let distances = pair.distances(SurfaceKind::Surfels);
         let (nsd, hd95) = (distances.nsd(2.0), distances.hausdorff_percentile(95.0));
         let nsd_seconds = lap();
-        let found = LesionMatch::of(&pair, Matching::default());
+        let found = match_lesions(&pair, Matching::default());
         let components_seconds = lap();
         println!(
             "round {round}: {:.3} CPU s (runs {runs:.3}, Dice {dice_seconds:.3}, NSD {nsd_seconds:.3}, components {components_seconds:.3})",

@@ -119,27 +119,6 @@ pub struct LesionMatch {
 }
 
 impl LesionMatch {
-    /// Matches the components of the two masks of `pair`.
-    pub fn of(pair: &Pair, matching: Matching) -> Self {
-        let reference = Components::of(&pair.reference, matching.connectivity);
-        let predicted = Components::of(&pair.predicted, matching.connectivity);
-        let mut lesions = Matched::all(&reference, pair.voxel_ml());
-        let mut findings = Matched::all(&predicted, pair.voxel_ml());
-        let [nx, ny, _] = pair.reference.shape();
-        for (x, y) in (0..nx).flat_map(|x| (0..ny).map(move |y| (x, y))) {
-            let (r, p) = (pair.reference.indices(x, y), pair.predicted.indices(x, y));
-            for_each_overlap(pair.reference.row(x, y), pair.predicted.row(x, y), 0, |i, j, n| {
-                let finding = &mut findings[predicted.of_run[p.start + j] as usize - 1];
-                if finding.volume_ml >= matching.min_predicted_ml {
-                    finding.shared += n;
-                    lesions[reference.of_run[r.start + i] as usize - 1].shared += n;
-                }
-            });
-        }
-        findings.retain(|f| f.volume_ml >= matching.min_predicted_ml);
-        LesionMatch { lesions, findings: Some(findings) }
-    }
-
     /// A scan without a usable prediction (missing, failed, of another shape): none of its lesions is hit.
     pub fn without_prediction(reference: &Runs, voxel_ml: f64, matching: Matching) -> Self {
         LesionMatch { lesions: Matched::all(&Components::of(reference, matching.connectivity), voxel_ml), findings: None }
@@ -156,6 +135,27 @@ impl LesionMatch {
     pub fn false_positive_ml(&self) -> f64 {
         self.false_positives().map(|f| f.volume_ml).sum()
     }
+}
+
+/// Matches the components of the two masks of `pair`.
+pub fn match_lesions(pair: &Pair, matching: Matching) -> LesionMatch {
+    let reference = Components::of(&pair.reference, matching.connectivity);
+    let predicted = Components::of(&pair.predicted, matching.connectivity);
+    let mut lesions = Matched::all(&reference, pair.voxel_ml());
+    let mut findings = Matched::all(&predicted, pair.voxel_ml());
+    let [nx, ny, _] = pair.reference.shape();
+    for (x, y) in (0..nx).flat_map(|x| (0..ny).map(move |y| (x, y))) {
+        let (r, p) = (pair.reference.indices(x, y), pair.predicted.indices(x, y));
+        for_each_overlap(pair.reference.row(x, y), pair.predicted.row(x, y), 0, |i, j, n| {
+            let finding = &mut findings[predicted.of_run[p.start + j] as usize - 1];
+            if finding.volume_ml >= matching.min_predicted_ml {
+                finding.shared += n;
+                lesions[reference.of_run[r.start + i] as usize - 1].shared += n;
+            }
+        });
+    }
+    findings.retain(|f| f.volume_ml >= matching.min_predicted_ml);
+    LesionMatch { lesions, findings: Some(findings) }
 }
 
 /// Lesion-level detection over many scans.

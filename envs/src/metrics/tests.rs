@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::detection::{LesionMatch, LesionSummary, Matching, ScanCell, ScanTable};
+use super::detection::{LesionMatch, LesionSummary, Matching, ScanCell, ScanTable, match_lesions};
 use super::flare::{Clause, FlareScore, TOLERANCE_MM};
 use super::surface::surfel_areas;
 use super::*;
@@ -166,7 +166,7 @@ fn lesions_matched_by_any_overlap() {
     for e in golden["lesions"].as_array().unwrap() {
         let case = Case::of(e);
         for (key, connectivity) in [("any_overlap_cc26", Connectivity::Corner), ("any_overlap_cc6", Connectivity::Face)] {
-            let m = LesionMatch::of(&case.pair(), Matching { connectivity, ..Matching::default() });
+            let m = match_lesions(&case.pair(), Matching { connectivity, ..Matching::default() });
             let findings = m.findings.as_ref().unwrap().len();
             let got = [m.lesions.len(), findings, m.hits(), m.false_positives().count(), m.lesions.len() - m.hits()];
             assert_eq!(
@@ -213,17 +213,15 @@ fn scans_fall_into_four_cells() {
 #[test]
 fn lesions_found_and_false_alarms_in_ml() {
     let pair = row("###...##..", "#...#..#.#", 2.0);
-    let m = LesionMatch::of(&pair, Matching::default());
+    let m = match_lesions(&pair, Matching::default());
     assert_eq!(m.lesions.iter().map(|l| (l.volume_ml, l.shared)).collect::<Vec<_>>(), [(6.0, 1), (4.0, 1)]);
     assert_eq!(m.findings.iter().flatten().map(|f| f.hit()).collect::<Vec<_>>(), [true, false, true, false]);
     assert_eq!(m.false_positive_ml(), 4.0);
     // Components below the limit hit nothing and are no false alarms.
-    let large = LesionMatch::of(&pair, Matching { min_predicted_ml: 3.0, ..Matching::default() });
+    let large = match_lesions(&pair, Matching { min_predicted_ml: 3.0, ..Matching::default() });
     assert_eq!((large.hits(), large.findings), (0, Some(vec![])));
-    let healthy = [
-        LesionMatch::of(&row("......", ".#.##.", 2.0), Matching::default()),
-        LesionMatch::of(&row("...", "...", 2.0), Matching::default()),
-    ];
+    let healthy =
+        [match_lesions(&row("......", ".#.##.", 2.0), Matching::default()), match_lesions(&row("...", "...", 2.0), Matching::default())];
     let s = LesionSummary::of(healthy.iter().chain([&m]));
     assert_eq!([s.scans, s.lesions, s.hits, s.findings, s.false_positives, s.healthy_scans], [3, 2, 2, 6, 4, 2]);
     assert_eq!(s.recall.value(), Some(1.0));
