@@ -2,8 +2,7 @@
 //!
 //! `cargo run --release -p panscreen-envs --example bench_metrics [false positives]`
 
-use panscreen_envs::metrics::detection::{Matching, match_lesions};
-use panscreen_envs::metrics::{Pair, SurfaceKind};
+use panscreen_envs::metrics::{Matching, Pair, SurfaceKind, match_lesions};
 
 const SHAPE: [usize; 3] = [512, 512, 200];
 const SPACING_MM: [f64; 3] = [0.8, 0.8, 2.5];

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Outcome, Pair};
 use crate::volume::components::{Component, Components, Connectivity};
-use crate::volume::runs::for_each_overlap;
+use crate::volume::runs::{Runs, for_each_overlap};
 
 /// What a scan is in the table of reference against prediction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +90,7 @@ impl Default for Matching {
 }
 
 /// A component of the reference or of the prediction, and whether the other side touches it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Matched {
     pub part: Component,
     pub volume_ml: f64,
@@ -103,24 +103,33 @@ impl Matched {
     pub fn hit(&self) -> bool {
         self.shared > 0
     }
+
+    fn all(components: &Components, voxel_ml: f64) -> Vec<Self> {
+        components.parts.iter().map(|c| Matched { part: c.clone(), volume_ml: c.volume_ml(voxel_ml), shared: 0 }).collect()
+    }
 }
 
 /// Lesions and predicted components of one scan, matched by any overlap: one prediction may hit several lesions and the reverse.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LesionMatch {
     /// Components of the reference; those not hit are the false negatives.
     pub lesions: Vec<Matched>,
-    /// Components of the prediction; those that hit nothing are the false positives.
-    pub findings: Vec<Matched>,
+    /// Components of the prediction; those that hit nothing are the false positives. `None`: there is no usable prediction.
+    pub findings: Option<Vec<Matched>>,
 }
 
 impl LesionMatch {
+    /// A scan without a usable prediction (missing, failed, of another shape): none of its lesions is hit.
+    pub fn without_prediction(reference: &Runs, voxel_ml: f64, matching: Matching) -> Self {
+        LesionMatch { lesions: Matched::all(&Components::of(reference, matching.connectivity), voxel_ml), findings: None }
+    }
+
     pub fn hits(&self) -> usize {
         self.lesions.iter().filter(|l| l.hit()).count()
     }
 
     pub fn false_positives(&self) -> impl Iterator<Item = &Matched> {
-        self.findings.iter().filter(|f| !f.hit())
+        self.findings.iter().flatten().filter(|f| !f.hit())
     }
 
     pub fn false_positive_ml(&self) -> f64 {
@@ -132,11 +141,8 @@ impl LesionMatch {
 pub fn match_lesions(pair: &Pair, matching: Matching) -> LesionMatch {
     let reference = Components::of(&pair.reference, matching.connectivity);
     let predicted = Components::of(&pair.predicted, matching.connectivity);
-    let voxel_ml = pair.voxel_ml();
-    let counts = |parts: &Components| -> Vec<Matched> {
-        parts.parts.iter().map(|c| Matched { part: c.clone(), volume_ml: c.volume_ml(voxel_ml), shared: 0 }).collect()
-    };
-    let (mut lesions, mut findings) = (counts(&reference), counts(&predicted));
+    let mut lesions = Matched::all(&reference, pair.voxel_ml());
+    let mut findings = Matched::all(&predicted, pair.voxel_ml());
     let [nx, ny, _] = pair.reference.shape();
     for (x, y) in (0..nx).flat_map(|x| (0..ny).map(move |y| (x, y))) {
         let (r, p) = (pair.reference.indices(x, y), pair.predicted.indices(x, y));
@@ -149,58 +155,61 @@ pub fn match_lesions(pair: &Pair, matching: Matching) -> LesionMatch {
         });
     }
     findings.retain(|f| f.volume_ml >= matching.min_predicted_ml);
-    LesionMatch { lesions, findings }
+    LesionMatch { lesions, findings: Some(findings) }
 }
 
 /// Lesion-level detection over many scans.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LesionSummary {
     pub scans: usize,
+    /// Scans without a usable prediction.
+    pub unusable: usize,
     pub lesions: usize,
     pub hits: usize,
-    /// Hits among lesions.
+    /// Hits among all lesions, those of unusable scans included.
     pub recall: Outcome,
     /// Predicted components.
     pub findings: usize,
     pub false_positives: usize,
-    /// Predicted components on a lesion, among all predicted components.
+    /// Predicted components on a lesion, among all predicted components; unusable scans have none.
     pub precision: Outcome,
     /// Scans whose reference is empty.
     pub healthy_scans: usize,
+    /// Failed where a lesion-free scan is unusable: leaving it out would reward failing.
     pub false_positives_per_healthy_scan: Outcome,
+    /// In mL; failed as above.
     pub false_positive_ml_per_healthy_scan: Outcome,
 }
 
 impl LesionSummary {
-    /// Sums over `scans` in their order. A scan without a usable prediction goes in with its lesions and no findings.
+    /// Sums over `scans` in their order.
     pub fn of<'a>(scans: impl IntoIterator<Item = &'a LesionMatch>) -> Self {
-        let [mut count, mut lesions, mut hits, mut findings, mut false_positives, mut healthy, mut on_healthy] = [0usize; 7];
-        let mut ml_on_healthy = 0.0;
-        for scan in scans {
-            count += 1;
-            lesions += scan.lesions.len();
-            hits += scan.hits();
-            findings += scan.findings.len();
-            let wrong = scan.false_positives().count();
-            false_positives += wrong;
-            if scan.lesions.is_empty() {
-                healthy += 1;
-                on_healthy += wrong;
-                ml_on_healthy += scan.false_positive_ml();
+        let scans: Vec<&LesionMatch> = scans.into_iter().collect();
+        let healthy: Vec<&&LesionMatch> = scans.iter().filter(|s| s.lesions.is_empty()).collect();
+        let total = |count: fn(&LesionMatch) -> usize| scans.iter().map(|s| count(s)).sum::<usize>();
+        let lesions = total(|s| s.lesions.len());
+        let hits = total(LesionMatch::hits);
+        let findings = total(|s| s.findings.iter().flatten().count());
+        let false_positives = total(|s| s.false_positives().count());
+        let lost = healthy.iter().filter(|s| s.findings.is_none()).count();
+        let per_healthy_scan = |amount: fn(&LesionMatch) -> f64| {
+            if lost > 0 {
+                return Outcome::failed(format!("{lost} of {} lesion-free scans have no usable prediction", healthy.len()));
             }
-        }
-        let none = "no scan is lesion-free";
+            Outcome::ratio(healthy.iter().map(|s| amount(s)).sum(), healthy.len() as f64, "no scan is lesion-free")
+        };
         LesionSummary {
-            scans: count,
+            scans: scans.len(),
+            unusable: total(|s| s.findings.is_none() as usize),
             lesions,
             hits,
             recall: Outcome::ratio(hits as f64, lesions as f64, "no scan has a lesion"),
             findings,
             false_positives,
             precision: Outcome::ratio((findings - false_positives) as f64, findings as f64, "nothing was predicted"),
-            healthy_scans: healthy,
-            false_positives_per_healthy_scan: Outcome::ratio(on_healthy as f64, healthy as f64, none),
-            false_positive_ml_per_healthy_scan: Outcome::ratio(ml_on_healthy, healthy as f64, none),
+            healthy_scans: healthy.len(),
+            false_positives_per_healthy_scan: per_healthy_scan(|s| s.false_positives().count() as f64),
+            false_positive_ml_per_healthy_scan: per_healthy_scan(LesionMatch::false_positive_ml),
         }
     }
 }

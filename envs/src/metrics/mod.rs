@@ -1,7 +1,7 @@
 //! How well a mask agrees with its reference: pure functions of two masks and a spacing, they open no file.
 //!
 //! A [`Pair`] is built once a case (one pass over the bytes of each mask); [`overlap`](Pair::overlap), [`distances`](Pair::distances) and
-//! [`detection::match_lesions`] then work in proportion to the lesions. What can be asked of a pair has three kinds of answer,
+//! [`match_lesions`] then work in proportion to the lesions. What can be asked of a pair has three kinds of answer,
 //! see [`Outcome`]. What an empty mask means differs between benchmarks: here nothing is assumed, and [`flare`] holds FLARE's rule.
 
 pub mod detection;
@@ -16,7 +16,9 @@ mod tests;
 #[cfg(test)]
 mod tests_real;
 
+pub use detection::{LesionMatch, LesionSummary, Matching, ScanCell, ScanTable, match_lesions};
 pub use distance::{Distances, SurfaceKind};
+pub use flare::FlareScore;
 pub use outcome::{Mean, Outcome};
 pub use overlap::Overlap;
 

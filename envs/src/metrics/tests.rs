@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::detection::{LesionSummary, Matching, ScanCell, ScanTable, match_lesions};
+use super::detection::{LesionMatch, LesionSummary, Matching, ScanCell, ScanTable, match_lesions};
 use super::flare::{Clause, FlareScore, TOLERANCE_MM};
 use super::surface::surfel_areas;
 use super::*;
@@ -167,7 +167,8 @@ fn lesions_matched_by_any_overlap() {
         let case = Case::of(e);
         for (key, connectivity) in [("any_overlap_cc26", Connectivity::Corner), ("any_overlap_cc6", Connectivity::Face)] {
             let m = match_lesions(&case.pair(), Matching { connectivity, ..Matching::default() });
-            let got = [m.lesions.len(), m.findings.len(), m.hits(), m.false_positives().count(), m.lesions.len() - m.hits()];
+            let findings = m.findings.as_ref().unwrap().len();
+            let got = [m.lesions.len(), findings, m.hits(), m.false_positives().count(), m.lesions.len() - m.hits()];
             assert_eq!(
                 got.map(|v| Some(v as u64)),
                 ["n_gt", "n_pred", "gt_hit", "fp", "fn"].map(|k| e[key][k].as_u64()),
@@ -175,7 +176,7 @@ fn lesions_matched_by_any_overlap() {
                 case.id
             );
             // autoPET's volume of false positives: predicted components without overlap, at 18 there.
-            if e["autopet"]["n_pred_cc18"] == m.findings.len() {
+            if e["autopet"]["n_pred_cc18"] == findings {
                 assert_close(m.false_positive_ml(), e["autopet"]["fp_ml"].as_f64().unwrap(), 1e-12, &case.id);
             }
         }
@@ -214,11 +215,11 @@ fn lesions_found_and_false_alarms_in_ml() {
     let pair = row("###...##..", "#...#..#.#", 2.0);
     let m = match_lesions(&pair, Matching::default());
     assert_eq!(m.lesions.iter().map(|l| (l.volume_ml, l.shared)).collect::<Vec<_>>(), [(6.0, 1), (4.0, 1)]);
-    assert_eq!(m.findings.iter().map(|f| f.hit()).collect::<Vec<_>>(), [true, false, true, false]);
+    assert_eq!(m.findings.iter().flatten().map(|f| f.hit()).collect::<Vec<_>>(), [true, false, true, false]);
     assert_eq!(m.false_positive_ml(), 4.0);
     // Components below the limit hit nothing and are no false alarms.
     let large = match_lesions(&pair, Matching { min_predicted_ml: 3.0, ..Matching::default() });
-    assert_eq!((large.hits(), large.findings.len()), (0, 0));
+    assert_eq!((large.hits(), large.findings), (0, Some(vec![])));
     let healthy =
         [match_lesions(&row("......", ".#.##.", 2.0), Matching::default()), match_lesions(&row("...", "...", 2.0), Matching::default())];
     let s = LesionSummary::of(healthy.iter().chain([&m]));
@@ -227,7 +228,13 @@ fn lesions_found_and_false_alarms_in_ml() {
     assert_eq!(s.precision.value(), Some(2.0 / 6.0));
     assert_eq!(s.false_positives_per_healthy_scan.value(), Some(1.0));
     assert_eq!(s.false_positive_ml_per_healthy_scan.value(), Some(3.0));
-    assert_eq!(LesionSummary::of([&m]).false_positives_per_healthy_scan.value(), None);
+    assert!(matches!(LesionSummary::of([&m]).false_positives_per_healthy_scan, Outcome::NotApplicable(_)));
+    // Losing a prediction misses its lesions, and takes the mean over lesion-free scans away instead of bettering it.
+    let lost = |reference| LesionMatch::without_prediction(&row(reference, reference, 2.0).reference, 2.0, Matching::default());
+    let s = LesionSummary::of([&m, &lost("#.#"), &healthy[0]]);
+    assert_eq!((s.unusable, s.lesions, s.hits, s.false_positives_per_healthy_scan.value()), (1, 4, 2, Some(2.0)));
+    let s = LesionSummary::of([&m, &lost("..."), &healthy[0]]);
+    assert!(matches!(s.false_positive_ml_per_healthy_scan, Outcome::Failed(_)));
 }
 
 #[test]

@@ -39,7 +39,7 @@ impl Connectivity {
 }
 
 /// One connected component.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Component {
     pub voxels: u64,
     /// First voxel index on each axis (inclusive).
@@ -158,7 +158,7 @@ fn collect(runs: &Runs, mut parent: Vec<u32>) -> Components {
     runs.for_each(|x, y, i, r| {
         let c = of_run[i] as usize - 1;
         let part = &mut parts[c];
-        part.voxels += r.len();
+        part.voxels += r.voxels();
         for (a, (lo, hi)) in [(x, x + 1), (y, y + 1), (r.start as usize, r.end as usize)].into_iter().enumerate() {
             part.box_start[a] = part.box_start[a].min(lo);
             part.box_end[a] = part.box_end[a].max(hi);
@@ -166,7 +166,7 @@ fn collect(runs: &Runs, mut parent: Vec<u32>) -> Components {
         // Twice the sum of the indices, to stay in integers: the result does not depend on any order.
         let twice_z = r.start as u64 + r.end as u64 - 1;
         for (sum, twice) in sums[c].iter_mut().zip([2 * x as u64, 2 * y as u64, twice_z]) {
-            *sum += twice * r.len();
+            *sum += twice * r.voxels();
         }
     });
     for (part, sum) in parts.iter_mut().zip(sums) {

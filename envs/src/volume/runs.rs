@@ -11,13 +11,8 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn len(self) -> u64 {
+    pub fn voxels(self) -> u64 {
         (self.end - self.start) as u64
-    }
-
-    /// Never true: a run holds at least one voxel.
-    pub fn is_empty(self) -> bool {
-        self.end == self.start
     }
 }
 
@@ -33,11 +28,11 @@ pub struct Runs {
 impl Runs {
     /// Voxels of `mask` (C order over `[x][y][z]`) that are not 0.
     pub fn of(mask: &[u8], shape: [usize; 3]) -> Self {
-        Self::where_(mask, shape, |v| v != 0)
+        Self::select(mask, shape, |v| v != 0)
     }
 
     /// Voxels of `labels` (C order over `[x][y][z]`) for which `keep` holds.
-    pub fn where_(labels: &[u8], shape: [usize; 3], keep: impl Fn(u8) -> bool) -> Self {
+    pub fn select(labels: &[u8], shape: [usize; 3], keep: impl Fn(u8) -> bool) -> Self {
         let [nx, ny, nz] = shape;
         assert_eq!(labels.len(), nx * ny * nz, "a mask must hold as many voxels as its shape says");
         assert!(nz < u32::MAX as usize, "rows are indexed by u32");
@@ -72,7 +67,7 @@ impl Runs {
     }
 
     pub fn voxels(&self) -> u64 {
-        self.runs.iter().map(|r| r.len()).sum()
+        self.runs.iter().map(|r| r.voxels()).sum()
     }
 
     pub fn is_empty(&self) -> bool {
