@@ -36,16 +36,30 @@ pub fn request_stop() {
 
 #[cfg(all(test, unix))]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
+    const CHILD: &str = "PANSCREEN_TEST_SIGNALS";
+
+    /// What the child process of the test below runs: the flag belongs to the whole process, and other tests ask it.
     #[test]
-    fn a_first_signal_only_sets_the_flag() {
-        install().unwrap();
-        install().unwrap();
-        assert!(!stop_requested());
-        signal_hook::low_level::raise(SIGTERM).unwrap();
-        assert!(stop_requested());
-        // Back to normal: the flag is shared by the tests of this process.
-        flag().store(false, Ordering::Relaxed);
+    fn child_that_gets_two_signals() {
+        if std::env::var_os(CHILD).is_some() {
+            install().unwrap();
+            install().unwrap();
+            assert!(!stop_requested());
+            signal_hook::low_level::raise(SIGINT).unwrap();
+            assert!(stop_requested());
+            signal_hook::low_level::raise(SIGTERM).unwrap();
+            unreachable!("the second signal ends the process");
+        }
+    }
+
+    #[test]
+    fn the_first_signal_sets_the_flag_and_the_second_ends_the_process() {
+        let name = "run::signals::tests::child_that_gets_two_signals";
+        let child = Command::new(std::env::current_exe().unwrap()).args(["--exact", name]).env(CHILD, "1").output().unwrap();
+        assert_eq!(child.status.code(), Some(128 + SIGTERM), "{}", String::from_utf8_lossy(&child.stdout));
     }
 }
