@@ -40,6 +40,30 @@ fn every_good_variant_of_one_scan_reads_alike() {
     assert!(seen >= 15);
 }
 
+#[test]
+fn files_of_other_tools_lie_where_nibabel_puts_them() {
+    // Diagonal and origin as nibabel 5.4.2 gives them, and the sum of all voxels.
+    for (name, diagonal, origin, sum) in [
+        ("bad/no_forms.nii.gz", [-3.0, 3.0, 3.0], [58.5, -52.5, -28.5], 554308.0),
+        ("bad/same_qform_only.nii.gz", [3.0; 3], [2.04367, 131.319, 118.30176], 554308.0),
+        ("bad/negative_spacing.nii.gz", [3.0; 3], [2.04367, 131.319, 118.30176], 554308.0),
+        ("bad/forms_disagree.nii.gz", [-3.0, 3.0, 3.0], [50.0, 131.319, 118.30176], 554308.0),
+        ("bad/oblique_affine.nii.gz", [3.0, 2.84497, 2.84497], [2.04367, 86.99522, 153.85649], 554308.0),
+        ("ct/odd/be_int16.nii", [-2.0, 2.0, 2.0], [32.0, -40.0, -16.0], 284166082.0),
+        ("ct/odd/tiny_4x5x7.nii.gz", [1.0, 3.0, 2.0], [0.0; 3], 7650.0),
+        ("ct/odd/ibsi_digital_phantom_5x4x4.nii.gz", [-2.0, -2.0, 2.0], [0.0; 3], 173.0),
+        ("ct/sts/STS_001_CT_image.nii.gz", [-0.97656, -0.97656, 3.27], [23.43762, 86.91415, -881.32001], -523058985.0),
+    ] {
+        let Some(path) = shared(&format!("data/{name}")) else { continue };
+        let volume = open(&path).unwrap();
+        let m = volume.geometry.affine;
+        for a in 0..3 {
+            assert!((m[a][a] - diagonal[a]).abs() < 1e-4 && (m[a][3] - origin[a]).abs() < 1e-4, "{name}: {m:?}");
+        }
+        assert_eq!(volume.data.iter().map(|&v| v as f64).sum::<f64>(), sum, "{name}");
+    }
+}
+
 /// What an input of `bad` gets here: its voxels or a sentence. The others of `INDEX.json` that say `warn` are read as they are.
 #[test]
 fn broken_files_are_refused_in_a_sentence() {

@@ -77,7 +77,7 @@ fn blend(a: &[f32], b: &[f32], w: f32, out: &mut [f32]) {
 
 /// Linear resampling along all three axes, one target x plane at a time: blend two source planes, then z, then y, all within the cache.
 ///
-/// `sink(x, plane, out)` gets each finished plane `[y][z]` and its own element of `outs` (one a target x). Planes are computed in parallel and
+/// `sink(plane, out)` gets each finished plane `[y][z]` and its own element of `outs` (one a target x); its results come back in order. Planes are computed in parallel and
 /// independently, so the result doesn't depend on the number of threads.
 pub(super) fn resample_planes<S: Send, R: Send>(
     source: &[f32],
