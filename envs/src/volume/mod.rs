@@ -59,3 +59,6 @@ impl Labels {
         self.data.iter().map(|&v| table[v as usize]).collect()
     }
 }
+
+#[cfg(test)]
+mod golden_tests;

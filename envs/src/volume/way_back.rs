@@ -57,6 +57,11 @@ impl WayBack {
         self.shape
     }
 
+    /// First and one-past-last voxel, on the resampled grid, of what the foreground crop kept.
+    pub fn crop_box(&self) -> ([usize; 3], [usize; 3]) {
+        (self.crop_start, self.crop_end)
+    }
+
     /// Prepared voxel index to world, mm.
     pub fn prepared_affine(&self) -> Affine {
         self.affine
