@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::io::StoredHeader;
 
 /// Voxel index to world, in mm: rows 0..3 of the 4x4 matrix; world axes are R, A, S as in NIfTI.
@@ -10,7 +12,7 @@ pub type Affine = [[f64; 4]; 3];
 /// Shape, position and, if it was read from a file, the header as stored.
 ///
 /// It travels with the voxels. An output's header comes from `stored`, it is never recomputed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Geometry {
     pub shape: [usize; 3],
     pub affine: Affine,
@@ -41,6 +43,19 @@ impl Geometry {
     /// World position in mm of a (fractional) voxel index.
     pub fn world(&self, ijk: [f64; 3]) -> [f64; 3] {
         std::array::from_fn(|r| (0..3).map(|a| self.affine[r][a] * ijk[a]).sum::<f64>() + self.affine[r][3])
+    }
+
+    /// The largest distance in mm between the same corner voxels of two grids; infinite where their shapes differ.
+    pub fn corner_distance_mm(&self, other: &Geometry) -> f64 {
+        if self.shape != other.shape {
+            return f64::INFINITY;
+        }
+        let distance = |corner: usize| {
+            let ijk = std::array::from_fn(|a| if corner >> a & 1 == 1 { self.shape[a] as f64 - 1.0 } else { 0.0 });
+            let (p, q) = (self.world(ijk), other.world(ijk));
+            (0..3).map(|r| (p[r] - q[r]).powi(2)).sum::<f64>().sqrt()
+        };
+        (0..8).map(distance).fold(0.0, f64::max)
     }
 
     /// Volume of one voxel in mL (determinant of the affine's 3x3 part).

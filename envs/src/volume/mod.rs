@@ -4,8 +4,15 @@
 //! and a tensor made from it is `[.., X, Y, Z]`, as in MONAI.
 
 mod geometry;
+mod orientation;
+mod prepare;
+mod resample;
+mod way_back;
 
 pub use geometry::{Affine, Geometry};
+pub use orientation::Orientation;
+pub use prepare::{PrepareConfig, Prepared, prepare};
+pub use way_back::WayBack;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -50,3 +57,6 @@ impl Labels {
         self.data.iter().map(|&v| table[v as usize]).collect()
     }
 }
+
+#[cfg(test)]
+mod golden_tests;

@@ -1,0 +1,128 @@
+//! CPU seconds and peak memory of reading, resampling and windowing one 512x512x200 int16 `.nii.gz` (0.8x0.8x2.5 mm to 1x1x3 mm).
+//!
+//! `cargo run --release -p panscreen-envs --example bench_preprocess -- [WINDOWS] [REPEATS] [FILE]`; Linux only (it reads /proc).
+//! The generated scan is a body in air with tissue and scanner noise, so that it packs as real scans do. The peak is that of one
+//! whole run in a fresh process. `scripts/bench_preprocess.py` does the same in Python.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use panscreen_envs::io;
+use panscreen_envs::volume::{Geometry, PrepareConfig, Volume, prepare};
+
+const SHAPE: [usize; 3] = [512, 512, 200];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let windows: usize = args.next().map_or(Ok(1), |v| v.parse())?;
+    let repeats: usize = args.next().map_or(Ok(5), |v| v.parse())?;
+    match args.next() {
+        Some(file) if repeats == 0 => return measure(Path::new(&file), windows),
+        Some(file) => run(Path::new(&file), windows, repeats),
+        None => {
+            let dir = std::env::temp_dir().join(format!("bench_preprocess_{}", std::process::id()));
+            let file = dir.join("scan.nii.gz");
+            io::write_volume(&file, &scan())?;
+            run(&file, windows, repeats);
+            std::fs::remove_dir_all(dir)?;
+        }
+    }
+    Ok(())
+}
+
+/// Each measurement in its own process, so that peak memory and warm allocators don't carry over.
+fn run(file: &Path, windows: usize, repeats: usize) {
+    let megabytes = std::fs::metadata(file).map_or(0, |m| m.len()) as f64 / 1e6;
+    println!("{} ({megabytes:.1} MB), {windows} window(s), {} thread(s)", file.display(), rayon::current_num_threads());
+    let me = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("bench_preprocess"));
+    let mut rows: Vec<[f64; 5]> = Vec::new();
+    for _ in 0..repeats {
+        let out = std::process::Command::new(&me).args([windows.to_string(), "0".into()]).arg(file).output();
+        let text = out.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+        let numbers: Vec<f64> = text.split_whitespace().filter_map(|v| v.parse().ok()).collect();
+        match numbers.try_into() {
+            Ok(row) => rows.push(row),
+            Err(_) => return eprintln!("a measurement failed: {text}"),
+        }
+    }
+    let median = |i: usize| {
+        let mut column: Vec<f64> = rows.iter().map(|r| r[i]).collect();
+        column.sort_by(f64::total_cmp);
+        column[column.len() / 2]
+    };
+    println!(
+        "median of {repeats}: open {:.2} s, prepare {:.2} s; CPU {:.2} s, wall {:.2} s; peak {:.0} MB",
+        median(0),
+        median(1),
+        median(2),
+        median(3),
+        median(4)
+    );
+}
+
+/// Wall seconds of `open` and of `prepare`, CPU seconds and wall seconds of both, peak MB.
+fn measure(file: &Path, windows: usize) -> Result<(), Box<dyn std::error::Error>> {
+    let config = PrepareConfig {
+        spacing_mm: Some([1.0, 1.0, 3.0]),
+        windows_hu: [[-175.0, 250.0], [-900.0, 650.0]][..windows].to_vec(),
+        crop_foreground: true,
+        pad_to: [96, 96, 64],
+    };
+    let (cpu, start) = (cpu_seconds()?, Instant::now());
+    let volume = io::open(file)?;
+    let opened = start.elapsed().as_secs_f64();
+    let prepared = prepare(volume, None, &config)?;
+    let wall = start.elapsed().as_secs_f64();
+    println!("{opened} {} {} {wall} {}", wall - opened, cpu_seconds()? - cpu, peak_megabytes()?);
+    assert!(prepared.image.iter().any(|&v| v > 0.0), "the scan has foreground");
+    Ok(())
+}
+
+fn cpu_seconds() -> std::io::Result<f64> {
+    // Nanoseconds on a CPU, summed over the threads that live; the pool's threads live as long as the process.
+    let mut total = 0.0;
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+        total += text.split(' ').next().and_then(|v| v.parse::<f64>().ok()).unwrap_or(f64::NAN) * 1e-9;
+    }
+    Ok(total)
+}
+
+fn peak_megabytes() -> std::io::Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM")).unwrap_or_default();
+    Ok(line.split_whitespace().nth(1).and_then(|v| v.parse::<f64>().ok()).unwrap_or(f64::NAN) * 1024.0 / 1e6)
+}
+
+/// An elliptic body with lungs, tissue in soft steps and noise of some 20 HU, in air.
+fn scan() -> Volume {
+    let [nx, ny, nz] = SHAPE;
+    let mut geometry = Geometry::ras(SHAPE, [0.8, 0.8, 2.5], [-204.8, -204.8, 0.0]);
+    // Left, posterior, superior, as most scanners store it.
+    for a in 0..2 {
+        geometry.affine[a][a] = -0.8;
+        geometry.affine[a][3] = 204.0;
+    }
+    let mut state = 1u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (0..4).map(|b| (state >> (24 + 10 * b) & 1023) as f32).sum::<f32>() / 1023.0 - 2.0
+    };
+    let mut data = Vec::with_capacity(nx * ny * nz);
+    for x in 0..nx {
+        for y in 0..ny {
+            for z in 0..nz {
+                let (u, v) = ((x as f32 - 256.0) / 220.0, (y as f32 - 256.0) / 150.0);
+                let r = u * u + v * v;
+                let lung = (u.abs() - 0.45).powi(2) * 8.0 + v * v * 3.0 < 1.0 && z > 120;
+                let tissue = 40.0 + 60.0 * ((x / 24 + y / 20 + z / 9) % 3) as f32;
+                data.push(match (r < 1.0, lung) {
+                    (false, _) => -1000.0 + 8.0 * noise(),
+                    (true, true) => -850.0 + 60.0 * noise(),
+                    (true, false) => tissue - 140.0 * f32::from(r > 0.85) + 34.0 * noise(),
+                });
+            }
+        }
+    }
+    Volume { data, geometry }
+}
