@@ -232,7 +232,9 @@ fn draw(c: &Canvas, s: &Settings, t: &Tissue, boxes: &Boxes, kind: LesionKind, r
             _ => t.bowel_wall,
         };
         let size = mix(s.contrast_hu[0], s.contrast_hu[1], rng.random());
-        let contrast = if rng.random_bool(s.darker_fraction) { -size } else { size };
+        // Darker than water only fat is.
+        let darkest = (organ - 12.0).max(s.contrast_hu[0]);
+        let contrast = if rng.random_bool(s.darker_fraction) { -size.min(darkest) } else { size };
         (organ + contrast, contrast)
     };
     Some(Seed { kind, home, centre, radius, volume_ml, hu, contrast })
