@@ -118,9 +118,9 @@ impl Torso {
         barrel(p, 141.0 - self.fat, 96.0 - 0.6 * self.fat)
     }
 
-    /// Inner surface of the muscle wall.
+    /// Inner surface of the muscle wall, which is thin in front and thicker at the flanks.
     fn cavity(&self, p: Point) -> f32 {
-        self.wall(p) + self.muscle
+        self.wall(p) + self.muscle * (0.72 + 0.34 * (p[0] / 110.0).powi(2).min(1.0))
     }
 
     /// Height of the diaphragm over (x, y).
@@ -190,15 +190,16 @@ fn frame(c: &mut Canvas, t: &Tissue, torso: Torso, noise: &Noise, rng: &mut Stre
             if layer == 0 { 10.0 } else { t.fat + 7.0 * noise.waves(p, 14.0) }
         },
     );
-    let lumpy = |p: Point| torso.wall(p) + 1.5 * noise.waves(p, 30.0);
-    c.paint(EVERYWHERE, lumpy, &[(0.0, MUSCLE), (torso.muscle, VISCERAL)], |layer, p| {
-        if layer == 1 {
-            t.fat + 10.0 * noise.waves(p, 12.0)
-        } else {
+    c.paint(
+        EVERYWHERE,
+        |p| torso.wall(p) + 1.5 * noise.waves(p, 30.0),
+        &[(0.0, MUSCLE)],
+        |_, p| {
             // Fat between the sheets of muscle.
-            t.muscle - 60.0 * (noise.at([p[0] / 30.0, p[1] / 30.0, p[2] / 11.0]) - 0.55).max(0.0)
-        }
-    });
+            t.muscle - 90.0 * (noise.at([p[0] / 30.0, p[1] / 30.0, p[2] / 11.0]) - 0.35).max(0.0)
+        },
+    );
+    c.paint(EVERYWHERE, |p| torso.cavity(p) + 1.5 * noise.waves(p, 24.0), &[(0.0, VISCERAL)], |_, p| t.fat + 10.0 * noise.waves(p, 12.0));
     let phase = within(rng, 0.0, 27.0);
     let rib = |p: Point| {
         let z = p[2] + 0.45 * p[1];
@@ -232,7 +233,9 @@ fn chest(c: &mut Canvas, t: &Tissue, torso: Torso, noise: &Noise, rng: &mut Stre
     }
     let middle = |p: Point| {
         let low = ((20.0 - p[2]) / 60.0).clamp(0.0, 1.0);
-        ellipsoid([p[0], p[1], 0.0], [-2.0, 2.0, 0.0], [30.0 + 8.0 * low, 86.0, 1.0]).max(torso.cavity(p)) + 3.0 * noise.waves(p, 28.0)
+        let narrow = 1.0 - 0.45 * (p[1] / 80.0).clamp(0.0, 1.0);
+        ellipsoid([p[0], p[1], 0.0], [-2.0, 2.0, 0.0], [(30.0 + 8.0 * low) * narrow, 86.0, 1.0]).max(torso.cavity(p))
+            + 3.0 * noise.waves(p, 28.0)
     };
     c.paint([[-60.0, -95.0, -60.0], [60.0, 95.0, 1e4]], middle, &[(0.0, VISCERAL)], |_, p| t.fat + 10.0 * noise.waves(p, 11.0));
 
@@ -255,7 +258,7 @@ fn chest(c: &mut Canvas, t: &Tissue, torso: Torso, noise: &Noise, rng: &mut Stre
 
     for side in [1.0f32, -1.0] {
         let label = if side > 0.0 { LUNG[0] } else { LUNG[1] };
-        for _ in 0..7 {
+        for _ in 0..10 {
             let root = jitter(rng, [side * 38.0, -4.0, 42.0], 9.0);
             let way = unit([side * within(rng, 0.3, 1.0), within(rng, -0.9, 0.9), within(rng, -1.2, 0.7)]);
             let radius = within(rng, 3.2, 5.2);
@@ -566,7 +569,7 @@ fn unit(v: Point) -> Point {
 fn tree(c: &mut Canvas, rng: &mut Stream, (from, radius): (Point, f32), way: Point, length: f32, splits: u32, paint: (f32, u8)) {
     let way = unit(jitter(rng, way, 0.25));
     let to: Point = std::array::from_fn(|a| from[a] + length * way[a]);
-    let end = 0.8 * radius;
+    let end = 0.87 * radius;
     c.vessel((from, radius), (to, end), paint.0, paint.1);
     if splits == 0 {
         return;
@@ -574,7 +577,7 @@ fn tree(c: &mut Canvas, rng: &mut Stream, (from, radius): (Point, f32), way: Poi
     let turn = unit(jitter(rng, [0.0; 3], 1.0));
     for sign in [1.0, -1.0] {
         let next = unit(std::array::from_fn(|a| way[a] + sign * 0.55 * turn[a]));
-        let (thinner, shorter) = (within(rng, 0.68, 0.9), within(rng, 0.65, 0.95));
+        let (thinner, shorter) = (within(rng, 0.72, 0.95), within(rng, 0.65, 0.95));
         tree(c, rng, (to, end * thinner), next, length * shorter, splits - 1, paint);
     }
 }

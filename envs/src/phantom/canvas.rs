@@ -20,11 +20,12 @@ impl Noise {
     /// Noise at `p` lattice steps.
     #[inline]
     pub fn at(&self, p: Point) -> f32 {
-        let cell = p.map(|v| v.floor());
-        let low = cell.map(|v| (v as i32).rem_euclid(LATTICE as i32) as usize);
+        // Floor without a call into the maths library, which the baseline x86-64 target makes of `f32::floor`.
+        let cell = p.map(|v| v as i32 - i32::from(v < (v as i32) as f32));
+        let low = cell.map(|v| v.rem_euclid(LATTICE as i32) as usize);
         let high = low.map(|v| (v + 1) % LATTICE);
         let t: Point = std::array::from_fn(|a| {
-            let f = p[a] - cell[a];
+            let f = p[a] - cell[a] as f32;
             f * f * (3.0 - 2.0 * f)
         });
         let v = |x: usize, y: usize, z: usize| self.table[(x * LATTICE + y) * LATTICE + z];
@@ -56,7 +57,12 @@ pub fn ellipsoid(p: Point, centre: Point, radii: Point) -> f32 {
 
 #[inline]
 pub fn norm(v: Point) -> f32 {
-    (v[0] * v[0] + v[1] * v[1] + v[2] * v[2]).sqrt()
+    dot(v, v).sqrt()
+}
+
+#[inline]
+fn dot(a: Point, b: Point) -> f32 {
+    a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 }
 
 /// Union with a rounded seam of about `width`.
@@ -100,11 +106,15 @@ impl Tube {
             let (b, rb, lb) = w[1];
             let ab: Point = std::array::from_fn(|x| b[x] - a[x]);
             let ap: Point = std::array::from_fn(|x| p[x] - a[x]);
-            let t = ((ap[0] * ab[0] + ap[1] * ab[1] + ap[2] * ab[2]) / (ab[0] * ab[0] + ab[1] * ab[1] + ab[2] * ab[2]).max(1e-6))
-                .clamp(0.0, 1.0);
-            let d = norm(std::array::from_fn(|x| ap[x] - t * ab[x])) - mix(ra, rb, t);
-            if d < best.0 {
-                best = (d, mix(la, lb, t));
+            let t = (dot(ap, ab) / dot(ab, ab).max(1e-6)).clamp(0.0, 1.0);
+            let away: Point = std::array::from_fn(|x| ap[x] - t * ab[x]);
+            let (squared, r) = (dot(away, away), mix(ra, rb, t));
+            // Roots are slow: only for pieces that come nearer.
+            if best.0 == f32::MAX || squared < (best.0 + r) * (best.0 + r) {
+                let d = squared.sqrt() - r;
+                if d < best.0 {
+                    best = (d, mix(la, lb, t));
+                }
             }
         }
         best
@@ -152,7 +162,7 @@ pub const KEEP: u8 = 0;
 const SOFTNESS: f32 = 1.15;
 
 impl Canvas {
-    /// All air. `origin` is the centre of voxel (0, 0, 0), `step` the voxel size, both in the body's frame.
+    /// All air, at least two voxels along each axis. `origin` is the centre of voxel (0, 0, 0), `step` the voxel size, both in the body's frame.
     pub fn new(shape: [usize; 3], origin: Point, step: Point, noise: &Noise) -> Self {
         let axes: [Vec<f32>; 3] = std::array::from_fn(|a| (0..shape[a]).map(|i| origin[a] + step[a] * i as f32).collect());
         let plane = |u: usize, v: usize, offset: f32| -> Vec<f32> {
@@ -167,10 +177,13 @@ impl Canvas {
         Canvas { shape, hu: vec![-1000.0; n], organs: vec![KEEP; n], axes, bend, scratch: Vec::new() }
     }
 
+    fn step(&self) -> Point {
+        std::array::from_fn(|a| self.axes[a][1] - self.axes[a][0])
+    }
+
     #[inline]
     fn point(&self, i: usize, j: usize, k: usize) -> Point {
-        let [nx, ny, nz] = self.shape;
-        debug_assert!(i < nx);
+        let [_, ny, nz] = self.shape;
         [self.axes[0][i] + self.bend[0][j * nz + k], self.axes[1][j] + self.bend[1][i * nz + k], self.axes[2][k] + self.bend[2][i * ny + j]]
     }
 
@@ -178,7 +191,7 @@ impl Canvas {
     fn voxels(&self, bounds: [Point; 2]) -> [std::ops::Range<usize>; 3] {
         std::array::from_fn(|a| {
             let axis = &self.axes[a];
-            let step = if axis.len() > 1 { axis[1] - axis[0] } else { 1.0 };
+            let step = self.step()[a];
             let low = ((bounds[0][a] - BEND - axis[0]) / step - 1.0).floor().max(0.0) as usize;
             let high = ((bounds[1][a] + BEND - axis[0]) / step + 2.0).ceil().clamp(0.0, axis.len() as f32) as usize;
             low.min(high)..high
@@ -204,12 +217,17 @@ impl Canvas {
             }
         }
         let [_, ny, nz] = self.shape;
+        // Shapes change by about 1 per mm, so one voxel along each axis away from the surface nothing is left of its edge.
+        let far = 1.2 * self.step().iter().sum::<f32>();
         for i in 0..n[0] {
             for j in 0..n[1] {
                 let row = ((range[0].start + i) * ny + range[1].start + j) * nz + range[2].start;
                 for k in 0..n[2] {
                     let at = (i * n[1] + j) * n[2] + k;
                     let here = f[at];
+                    if here > far {
+                        continue;
+                    }
                     let width = SOFTNESS * change(&f, n, [i, j, k], at);
                     for (layer, &(depth, label)) in layers.iter().enumerate() {
                         let share = (0.5 - (here + depth) / width).clamp(0.0, 1.0);
@@ -232,19 +250,25 @@ impl Canvas {
     /// Paint a straight piece of a vessel from `a` to `b` (radii `ra`, `rb`, mm), only over voxels labelled `within` ([`KEEP`]: anywhere), labels
     /// kept. Vessels thinner than a voxel fade as they fill less of it.
     pub fn vessel(&mut self, (a, ra): (Point, f32), (b, rb): (Point, f32), hu: f32, within: u8) {
-        let step = norm(std::array::from_fn(|x| self.axes[x].get(1).map_or(1.0, |v| v - self.axes[x][0]))) / 3f32.sqrt();
+        let step = norm(self.step()) / 3f32.sqrt();
         let tube = Tube { points: vec![(a, ra, 0.0), (b, rb, norm(std::array::from_fn(|x| b[x] - a[x])))] };
         let [rx, ry, rz] = self.voxels(tube.bounds(step));
         let fill = (ra.max(rb) * 2.0 / step).powi(2).min(1.0);
+        if fill < 0.05 {
+            return;
+        }
+        let nz = self.shape[2];
         for i in rx {
             for j in ry.clone() {
-                for k in rz.clone() {
-                    let v = (i * self.shape[1] + j) * self.shape[2] + k;
-                    if within != KEEP && self.organs[v] != within {
-                        continue;
+                let mut k = rz.start;
+                while k < rz.end {
+                    let v = (i * self.shape[1] + j) * nz + k;
+                    let d = tube.at(self.point(i, j, k)).0 / (SOFTNESS * step);
+                    if d < 0.5 && (within == KEEP || self.organs[v] == within) {
+                        self.hu[v] = mix(self.hu[v], self.hu[v].max(hu), (0.5 - d).min(1.0) * fill);
                     }
-                    let share = (0.5 - tube.at(self.point(i, j, k)).0 / (SOFTNESS * step)).clamp(0.0, 1.0) * fill;
-                    self.hu[v] = mix(self.hu[v], self.hu[v].max(hu), share);
+                    // The next voxels are at least this far from it too.
+                    k += 1 + ((d - 0.5) * SOFTNESS * step / (1.3 * self.step()[2])).max(0.0) as usize;
                 }
             }
         }
@@ -252,7 +276,7 @@ impl Canvas {
 
     /// Paint a sharp ball over the voxels of one organ, labels kept: what is in the organ but is not a lesion.
     pub fn within(&mut self, organ: u8, centre: Point, radius: f32, hu: f32) {
-        let step = norm(std::array::from_fn(|x| self.axes[x].get(1).map_or(1.0, |v| v - self.axes[x][0]))) / 3f32.sqrt();
+        let step = norm(self.step()) / 3f32.sqrt();
         let [rx, ry, rz] = self.voxels(around(centre, [radius + step; 3]));
         for i in rx {
             for j in ry.clone() {

@@ -118,30 +118,40 @@ struct Seed {
 
 const TRIES: usize = 40;
 
+/// The body that lesions grow in and how full it is.
+struct Ground<'a> {
+    canvas: &'a mut Canvas,
+    labels: &'a mut [u8],
+    /// Voxels on or beside a lesion.
+    taken: Vec<bool>,
+    boxes: Boxes,
+    geometry: &'a Geometry,
+    settings: &'a Settings,
+    noise: &'a Noise,
+}
+
 /// Draws this case's lesions, paints them and labels them.
 pub fn grow(
-    c: &mut Canvas,
+    canvas: &mut Canvas,
     labels: &mut [u8],
     geometry: &Geometry,
-    s: &Settings,
+    settings: &Settings,
     tissue: &Tissue,
     noise: &Noise,
     rng: &mut Stream,
 ) -> Vec<Lesion> {
-    let wanted = 1 + weighted(&s.lesion_counts, rng);
-    let boxes = organ_boxes(c);
-    let mut taken = vec![false; labels.len()];
+    let wanted = 1 + weighted(&settings.lesion_counts, rng);
+    let (taken, boxes) = (vec![false; labels.len()], organ_boxes(canvas));
+    let mut ground = Ground { canvas, labels, taken, boxes, geometry, settings, noise };
     let mut found = Vec::new();
     // A type may find no room (an organ out of the field of view, another lesion in the way): then another type is drawn.
     for _ in 0..wanted * TRIES {
         if found.len() == wanted {
             break;
         }
-        let kind = LesionKind::ALL[weighted(&s.kind_weights, rng)];
-        let Some(seed) = draw(c, s, tissue, &boxes, kind, rng) else { continue };
-        if let Some(lesion) = place(c, labels, &mut taken, geometry, s, noise, &seed, &boxes, rng) {
-            found.push(lesion);
-        }
+        let kind = LesionKind::ALL[weighted(&settings.kind_weights, rng)];
+        let Some(seed) = draw(ground.canvas, settings, tissue, &ground.boxes, kind, rng) else { continue };
+        found.extend(ground.place(&seed, rng));
     }
     found
 }
@@ -232,7 +242,9 @@ fn draw(c: &Canvas, s: &Settings, t: &Tissue, boxes: &Boxes, kind: LesionKind, r
             _ => t.bowel_wall,
         };
         let size = mix(s.contrast_hu[0], s.contrast_hu[1], rng.random());
-        let contrast = if rng.random_bool(s.darker_fraction) { -size } else { size };
+        // Darker than water only fat is.
+        let darkest = (organ - 12.0).max(s.contrast_hu[0]);
+        let contrast = if rng.random_bool(s.darker_fraction) { -size.min(darkest) } else { size };
         (organ + contrast, contrast)
     };
     Some(Seed { kind, home, centre, radius, volume_ml, hu, contrast })
@@ -293,124 +305,116 @@ fn rotation(q: [f32; 4]) -> [[f32; 3]; 3] {
     ]
 }
 
-/// Grow a lesion from its seed over the voxels it may take until it has its volume. `None`, and nothing painted, if it doesn't fit.
-///
-/// Of the voxels it may take, those deepest in the shape become the lesion; what that cuts off from its main part is dropped. Two voxels
-/// around every lesion stay free of others, so that each connected part of the labels is one lesion.
-#[allow(clippy::too_many_arguments)]
-fn place(
-    c: &mut Canvas,
-    labels: &mut [u8],
-    taken: &mut [bool],
-    geometry: &Geometry,
-    s: &Settings,
-    noise: &Noise,
-    seed: &Seed,
-    boxes: &Boxes,
-    rng: &mut Stream,
-) -> Option<Lesion> {
-    let spacing = s.spacing_mm.map(|v| v as f32);
-    let irregularity = if seed.kind == Covid19 { 2.2 * s.irregularity } else { s.irregularity };
-    let shape = blob(seed, irregularity, noise, rng);
-    let fluid = seed.kind == PleuralEffusion;
-    let start: [usize; 3];
-    let n: [usize; 3];
-    if fluid {
-        let b = boxes[seed.home as usize];
-        start = b.map(|side| side[0].saturating_sub(2));
-        n = std::array::from_fn(|a| (b[a][1] + 2).min(c.shape[a]) - start[a]);
-    } else {
-        let reach = 1.8 * seed.radius;
-        start = std::array::from_fn(|a| (((seed.centre[a] - reach) / spacing[a]).floor() - 2.0).max(0.0) as usize);
-        n = std::array::from_fn(|a| ((((seed.centre[a] + reach) / spacing[a]).ceil() + 3.0) as usize).min(c.shape[a]) - start[a]);
-    }
-    let [_, ny, nz] = c.shape;
-    let index = |x: [usize; 3]| ((start[0] + x[0]) * ny + start[1] + x[1]) * nz + start[2] + x[2];
-    let inside = |x: [usize; 3]| {
-        let p: Point = std::array::from_fn(|a| (start[a] + x[a]) as f32 * spacing[a] - seed.centre[a]);
-        // Fluid collects at the back and the base, with a waving surface.
-        if fluid { p[1] + 0.3 * p[2] + 3.0 * noise.waves(p, 30.0) } else { shape(p) }
-    };
-    let open = |label: u8| label == seed.home || (label == VISCERAL && !seed.kind.in_chest() && seed.kind != LiverTumour);
+impl Ground<'_> {
+    /// Grow a lesion from its seed over the voxels it may take until it has its volume. `None`, and nothing painted, if it doesn't fit.
+    ///
+    /// Of the voxels it may take, those deepest in the shape become the lesion; what that cuts off from its main part is dropped. Two voxels
+    /// around every lesion stay free of others, so that each connected part of the labels is one lesion.
+    fn place(&mut self, seed: &Seed, rng: &mut Stream) -> Option<Lesion> {
+        let Ground { canvas: c, labels, taken, boxes, geometry, settings: s, noise } = self;
+        let spacing = s.spacing_mm.map(|v| v as f32);
+        let irregularity = if seed.kind == Covid19 { 2.2 * s.irregularity } else { s.irregularity };
+        let shape = blob(seed, irregularity, noise, rng);
+        let fluid = seed.kind == PleuralEffusion;
+        let start: [usize; 3];
+        let n: [usize; 3];
+        if fluid {
+            let b = boxes[seed.home as usize];
+            start = b.map(|side| side[0].saturating_sub(2));
+            n = std::array::from_fn(|a| (b[a][1] + 2).min(c.shape[a]) - start[a]);
+        } else {
+            let reach = 1.8 * seed.radius;
+            start = std::array::from_fn(|a| (((seed.centre[a] - reach) / spacing[a]).floor() - 2.0).max(0.0) as usize);
+            n = std::array::from_fn(|a| ((((seed.centre[a] + reach) / spacing[a]).ceil() + 3.0) as usize).min(c.shape[a]) - start[a]);
+        }
+        let [_, ny, nz] = c.shape;
+        let index = |x: [usize; 3]| ((start[0] + x[0]) * ny + start[1] + x[1]) * nz + start[2] + x[2];
+        let inside = |x: [usize; 3]| {
+            let p: Point = std::array::from_fn(|a| (start[a] + x[a]) as f32 * spacing[a] - seed.centre[a]);
+            // Fluid collects at the back and the base, with a waving surface.
+            if fluid { p[1] + 0.3 * p[2] + 3.0 * noise.waves(p, 30.0) } else { shape(p) }
+        };
+        let open = |label: u8| label == seed.home || (label == VISCERAL && !seed.kind.in_chest() && seed.kind != LiverTumour);
 
-    let all = || (0..n[0]).flat_map(|i| (0..n[1]).flat_map(move |j| (0..n[2]).map(move |k| [i, j, k])));
-    let f: Vec<f32> = all().map(inside).collect();
-    let may: Vec<bool> = all().map(|x| !taken[index(x)] && open(c.organs[index(x)])).collect();
-    let voxel_ml = geometry.voxel_ml();
-    let least = (s.volume_ml[0] / voxel_ml - 1e-6).ceil().max(1.0) as usize;
-    let wanted = ((seed.volume_ml / voxel_ml).round() as usize).max(least).min((s.volume_ml[1] / voxel_ml) as usize).max(1);
-    let mut depths: Vec<f32> = f.iter().zip(&may).filter(|(_, m)| **m).map(|(f, _)| *f).collect();
-    if depths.len() < wanted {
-        return None;
-    }
-    let surface = *depths.select_nth_unstable_by(wanted - 1, f32::total_cmp).1;
-    // Squeezed far out of its shape it would look like something else.
-    if !fluid && surface > 0.3 * seed.radius + 0.35 * spacing[0].max(spacing[2]) {
-        return None;
-    }
+        let all = || (0..n[0]).flat_map(|i| (0..n[1]).flat_map(move |j| (0..n[2]).map(move |k| [i, j, k])));
+        let f: Vec<f32> = all().map(inside).collect();
+        let may: Vec<bool> = all().map(|x| !taken[index(x)] && open(c.organs[index(x)])).collect();
+        let voxel_ml = geometry.voxel_ml();
+        let least = (s.volume_ml[0] / voxel_ml - 1e-6).ceil().max(1.0) as usize;
+        let wanted = ((seed.volume_ml / voxel_ml).round() as usize).max(least).min((s.volume_ml[1] / voxel_ml) as usize).max(1);
+        let mut depths: Vec<f32> = f.iter().zip(&may).filter(|(_, m)| **m).map(|(f, _)| *f).collect();
+        if depths.len() < wanted {
+            return None;
+        }
+        let surface = *depths.select_nth_unstable_by(wanted - 1, f32::total_cmp).1;
+        // Squeezed far out of its shape it would look like something else.
+        if !fluid && surface > 0.3 * seed.radius + 0.35 * spacing[0].max(spacing[2]) {
+            return None;
+        }
 
-    let deepest = (0..f.len()).filter(|&v| may[v]).min_by(|&a, &b| f[a].total_cmp(&f[b]))?;
-    let mut member = vec![false; f.len()];
-    let mut queue = vec![deepest];
-    member[deepest] = true;
-    let unravel = |v: usize| [v / (n[1] * n[2]), v / n[2] % n[1], v % n[2]];
-    let ravel = |x: [usize; 3]| (x[0] * n[1] + x[1]) * n[2] + x[2];
-    let mut count = 0;
-    while let Some(v) = queue.pop() {
-        count += 1;
-        for next in near(n, unravel(v), 1).map(ravel) {
-            if !member[next] && may[next] && f[next] <= surface {
-                member[next] = true;
-                queue.push(next);
+        let deepest = (0..f.len()).filter(|&v| may[v]).min_by(|&a, &b| f[a].total_cmp(&f[b]))?;
+        let mut member = vec![false; f.len()];
+        let mut queue = vec![deepest];
+        member[deepest] = true;
+        let unravel = |v: usize| [v / (n[1] * n[2]), v / n[2] % n[1], v % n[2]];
+        let ravel = |x: [usize; 3]| (x[0] * n[1] + x[1]) * n[2] + x[2];
+        let mut count = 0;
+        while let Some(v) = queue.pop() {
+            count += 1;
+            for next in near(n, unravel(v), 1).map(ravel) {
+                if !member[next] && may[next] && f[next] <= surface {
+                    member[next] = true;
+                    queue.push(next);
+                }
             }
         }
-    }
-    let rooted = (0..f.len()).any(|v| member[v] && c.organs[index(unravel(v))] == seed.home);
-    if count < least || count * 5 < wanted * 4 || !rooted {
-        return None;
-    }
+        let rooted = (0..f.len()).any(|v| member[v] && c.organs[index(unravel(v))] == seed.home);
+        if count < least || count * 5 < wanted * 4 || !rooted {
+            return None;
+        }
 
-    let mut sum = [0.0f64; 3];
-    let mut corners = [[usize::MAX, 0]; 3];
-    for v in 0..f.len() {
-        let x = unravel(v);
-        if !near(n, x, 1).any(|y| member[ravel(y)]) {
-            continue;
-        }
-        let share = (0.5 - (f[v] - surface) / (1.15 * change(&f, n, x, v))).clamp(0.0, 1.0);
-        let at = index(x);
-        let p: Point = std::array::from_fn(|a| (start[a] + x[a]) as f32 * spacing[a]);
-        let mottle = if seed.kind == Covid19 { 90.0 } else { seed.contrast.abs().min(120.0) * s.heterogeneity };
-        let value = seed.hu + mottle * noise.waves(p, (0.5 * seed.radius).clamp(4.0, 14.0));
-        let old = c.hu[at];
-        if member[v] {
-            c.hu[at] = if seed.kind.in_chest() { old.max(mix(old, value, share)) } else { mix(old, value, share.max(0.5)) };
-            labels[at] = seed.kind.class();
-            c.organs[at] = seed.home;
-            for (a, side) in corners.iter_mut().enumerate() {
-                sum[a] += (start[a] + x[a]) as f64;
-                *side = [side[0].min(x[a]), side[1].max(x[a] + 1)];
+        let mut sum = [0.0f64; 3];
+        let mut corners = [[usize::MAX, 0]; 3];
+        for v in 0..f.len() {
+            let x = unravel(v);
+            if !near(n, x, 1).any(|y| member[ravel(y)]) {
+                continue;
             }
-        } else if seed.kind.in_chest() {
-            // No dark seam where it lies against the wall: the wall's outermost voxels were half lung.
-            c.hu[at] = old.max(mix(old, value, share));
-        } else if may[v] && f[v] > surface {
-            c.hu[at] = mix(old, value, share);
+            let share = (0.5 - (f[v] - surface) / (1.15 * change(&f, n, x, v))).clamp(0.0, 1.0);
+            let at = index(x);
+            let p: Point = std::array::from_fn(|a| (start[a] + x[a]) as f32 * spacing[a]);
+            let mottle = if seed.kind == Covid19 { 90.0 } else { seed.contrast.abs().min(120.0) * s.heterogeneity };
+            let value = seed.hu + mottle * noise.waves(p, (0.5 * seed.radius).clamp(4.0, 14.0));
+            let old = c.hu[at];
+            if member[v] {
+                c.hu[at] = if seed.kind.in_chest() { old.max(mix(old, value, share)) } else { mix(old, value, share.max(0.5)) };
+                labels[at] = seed.kind.class();
+                c.organs[at] = seed.home;
+                for (a, side) in corners.iter_mut().enumerate() {
+                    sum[a] += (start[a] + x[a]) as f64;
+                    *side = [side[0].min(x[a]), side[1].max(x[a] + 1)];
+                }
+            } else if seed.kind.in_chest() {
+                // No dark seam where it lies against the wall: the wall's outermost voxels were half lung.
+                c.hu[at] = old.max(mix(old, value, share));
+            } else if may[v] && f[v] > surface {
+                c.hu[at] = mix(old, value, share);
+            }
         }
-    }
-    for v in (0..f.len()).filter(|&v| member[v]) {
-        let x = unravel(v);
-        for [i, j, k] in near(c.shape, std::array::from_fn(|a| start[a] + x[a]), 2) {
-            taken[(i * ny + j) * nz + k] = true;
+        for v in (0..f.len()).filter(|&v| member[v]) {
+            let x = unravel(v);
+            for [i, j, k] in near(c.shape, std::array::from_fn(|a| start[a] + x[a]), 2) {
+                taken[(i * ny + j) * nz + k] = true;
+            }
         }
+        Some(Lesion {
+            kind: seed.kind,
+            class: seed.kind.class(),
+            centre_mm: geometry.world(sum.map(|v| v / count as f64)),
+            volume_ml: count as f64 * voxel_ml,
+            longest_mm: (0..3).map(|a| (corners[a][1] - corners[a][0]) as f64 * s.spacing_mm[a]).fold(0.0, f64::max),
+            contrast_hu: seed.contrast,
+            organ: organ_name(seed.home),
+        })
     }
-    Some(Lesion {
-        kind: seed.kind,
-        class: seed.kind.class(),
-        centre_mm: geometry.world(sum.map(|v| v / count as f64)),
-        volume_ml: count as f64 * voxel_ml,
-        longest_mm: (0..3).map(|a| (corners[a][1] - corners[a][0]) as f64 * s.spacing_mm[a]).fold(0.0, f64::max),
-        contrast_hu: seed.contrast,
-        organ: organ_name(seed.home),
-    })
 }

@@ -10,6 +10,8 @@ mod cohort;
 mod lesions;
 mod report;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
