@@ -429,3 +429,88 @@ fn interpolation(length: usize, scale: usize) -> Vec<f32> {
     }
     weights
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::backend::Flex;
+
+    fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<Flex, D> {
+        Tensor::from_data(TensorData::new(values.to_vec(), shape), &Default::default())
+    }
+
+    fn values<const D: usize>(t: Tensor<Flex, D>) -> Vec<f32> {
+        t.into_data().to_vec().unwrap()
+    }
+
+    #[test]
+    fn first_weights_depend_on_seed_and_name_only() {
+        let draw = |seed, name: &str| {
+            let place = Init::<Flex>::new(seed, "glance", &FlexDevice);
+            let param = place.at(name).normal("weight", [5], 1.0);
+            (param.id, values(param.val()))
+        };
+        assert_eq!(draw(1, "conv1"), draw(1, "conv1"));
+        assert_ne!(draw(1, "conv1").1, draw(2, "conv1").1);
+        assert_ne!(draw(1, "conv1").1, draw(1, "conv2").1);
+        assert_eq!(draw(1, "conv1").0, draw(2, "conv1").0);
+        assert_ne!(draw(1, "conv1").0, draw(1, "conv2").0);
+    }
+
+    #[test]
+    fn first_weights_have_the_deviation_asked_for() {
+        let place = Init::<Flex>::new(3, "net", &FlexDevice);
+        let std = |conv: Conv3d<Flex>| {
+            let w = values(conv.weight.val());
+            (w.iter().map(|v| v * v).sum::<f32>() / w.len() as f32).sqrt()
+        };
+        let new = |how| Conv3d::new(&place, [16, 32], 3, [1; 3], false, how);
+        for (how, expected) in [
+            (ConvInit::FanOut, (2.0 / (32.0 * 27.0f32)).sqrt()),
+            (ConvInit::FanIn { negative_slope: 0.0 }, (2.0 / (16.0 * 27.0f32)).sqrt()),
+        ] {
+            assert!((std(new(how)) / expected - 1.0).abs() < 0.03, "{how:?}");
+        }
+        let uniform = values(place.uniform("u", [10_000], 0.5).val());
+        assert!(uniform.iter().all(|v| v.abs() <= 0.5) && uniform.iter().any(|v| *v > 0.45) && uniform.iter().any(|v| *v < -0.45));
+    }
+
+    #[test]
+    fn group_and_instance_norm_make_mean_0_and_variance_1() {
+        let x: Vec<f32> = (0..2 * 4 * 8).map(|i| ((i * 37) % 23) as f32).collect();
+        for (kind, groups, per_group) in [(NormKind::Group, 2, 16), (NormKind::Instance, 4, 8)] {
+            let norm = NormConfig { kind, groups: 2 }.init(&Init::<Flex>::new(0, "n", &Default::default()), 4);
+            let y = values(norm.forward(tensor(&x, [2, 4, 2, 2, 2]), Mode::Train));
+            assert_eq!(y.len() / per_group, 2 * groups);
+            for group in y.chunks(per_group) {
+                let mean = group.iter().sum::<f32>() / per_group as f32;
+                let var = group.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / per_group as f32;
+                assert!(mean.abs() < 1e-5 && (var - 1.0).abs() < 1e-4, "{kind:?}: {mean} {var}");
+            }
+        }
+    }
+
+    #[test]
+    fn max_pooling_sees_its_27_neighbours() {
+        let [d, h, w] = [5usize, 4, 3];
+        let x: Vec<f32> = (0..d * h * w).map(|i| ((i * 37) % 61) as f32 - 100.0).collect();
+        let found = values(max_pool3d(tensor(&x, [1, 1, d, h, w])));
+        let mut expected = vec![];
+        for (i, j, k) in (0..3).flat_map(|i| (0..2).flat_map(move |j| (0..2).map(move |k| (i, j, k)))) {
+            let near = |at: usize, n: usize| (2 * at).saturating_sub(1)..(2 * at + 2).min(n);
+            let voxels = near(i, d).flat_map(|a| near(j, h).flat_map(move |b| near(k, w).map(move |c| (a, b, c))));
+            expected.push(voxels.map(|(a, b, c)| x[(a * h + b) * w + c]).fold(f32::MIN, f32::max));
+        }
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn trilinear_upsampling_has_pytorchs_values() {
+        // torch.nn.functional.interpolate([0, 1, 3], scale_factor=2, mode="linear")
+        let x = tensor(&[0.0, 1.0, 3.0], [1, 1, 1, 1, 3]);
+        assert_eq!(values(upsample_trilinear(x, [1, 1, 2])), [0.0, 0.25, 0.75, 1.5, 2.5, 3.0]);
+        let y = upsample_trilinear(tensor(&[0.0, 4.0], [1, 1, 2, 1, 1]), [2, 2, 1]);
+        assert_eq!(y.dims(), [1, 1, 4, 2, 1]);
+        assert_eq!(values(y), [0.0, 0.0, 1.0, 1.0, 3.0, 3.0, 4.0, 4.0]);
+    }
+}

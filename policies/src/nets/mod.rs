@@ -11,6 +11,9 @@ pub use layers::{Init, Mode, NormKind, Pooling};
 pub use residual_unet::{Encoder, ResidualUNet, ResidualUNetConfig};
 pub use resnet3d::{ResNet, ResNetConfig};
 
+#[cfg(test)]
+pub(crate) mod golden;
+
 /// A network that can't be built as configured: what was found, what is needed, what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

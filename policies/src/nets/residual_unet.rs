@@ -306,3 +306,121 @@ impl<B: KernelBackend> ResidualUNet<B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{self, B};
+    use super::*;
+    use crate::weights::{self, NamedTensor, Scope};
+    use burn::backend::Flex;
+    use burn::tensor::TensorData;
+
+    fn tiny() -> ResidualUNetConfig {
+        ResidualUNetConfig { widths: vec![2, 4], blocks: vec![1, 1], norm_groups: 2, ..ResidualUNetConfig::default() }
+    }
+
+    fn net(config: &ResidualUNetConfig) -> ResidualUNet<B> {
+        config.init(1, 2, &Init::new(5, "focus", &Default::default())).unwrap()
+    }
+
+    fn filled<const D: usize>(name: &str, shape: [usize; D]) -> Tensor<B, D> {
+        Tensor::from_data(TensorData::new(golden::fill(name, shape.iter().product(), 0.0, 1.0), shape), &Default::default())
+    }
+
+    /// Each tensor's gradient along its own direction against central differences of a loss that weighs every logit.
+    fn check_gradient(config: ResidualUNetConfig) {
+        let model = net(&config);
+        let x = filled("x", [2, 1, 4, 4, 4]);
+        let loss = |model: &ResidualUNet<B>| (model.forward(x.clone(), Mode::Eval) * filled("w", [2, 2, 4, 4, 4])).sum();
+        let grads = golden::gradients(&model, &loss(&model).backward());
+        let all = weights::tensors(&model);
+        assert_eq!(grads.len(), all.len(), "every tensor has a gradient");
+        for grad in grads {
+            let norm = grad.values.iter().map(|g| g * g).sum::<f32>().sqrt();
+            assert!(norm > 1e-4, "{} has no gradient", grad.name);
+            const H: f32 = 2e-3;
+            let moved = |by: f32| {
+                let step = |t: &NamedTensor| match t.name == grad.name {
+                    true => {
+                        NamedTensor { values: t.values.iter().zip(&grad.values).map(|(v, g)| v + by * g / norm).collect(), ..t.clone() }
+                    }
+                    false => t.clone(),
+                };
+                let (moved, _) = weights::from_tensors(model.clone(), all.iter().map(step).collect(), &Scope::Whole).unwrap();
+                loss(&moved).into_scalar()
+            };
+            let slope = (moved(H) - moved(-H)) / (2.0 * H);
+            assert!((slope - norm).abs() < 0.02 * norm + 0.02, "{}: {slope} by differences, {norm} by autodiff", grad.name);
+        }
+    }
+
+    #[test]
+    fn gradients_agree_with_finite_differences() {
+        check_gradient(tiny());
+        check_gradient(ResidualUNetConfig { upsampling: Upsampling::Trilinear, decoder_convs: 2, norm: NormKind::Instance, ..tiny() });
+        check_gradient(ResidualUNetConfig { strides: vec![[2, 2, 1], [1, 2, 2]], norm: NormKind::Batch, ..tiny() });
+    }
+
+    #[test]
+    fn logits_lie_on_the_grid_of_the_input() {
+        let strided = || vec![[2, 2, 1], [2, 2, 2]];
+        for (strides, upsampling) in
+            [(vec![], Upsampling::Transposed), (strided(), Upsampling::Transposed), (strided(), Upsampling::Trilinear)]
+        {
+            let config = ResidualUNetConfig { strides, upsampling, ..tiny() };
+            let [d, h, w] = config.divisor();
+            let x = Tensor::<B, 5>::zeros([1, 1, 2 * d, h, 3 * w], &Default::default());
+            assert_eq!(net(&config).forward(x, Mode::Eval).dims(), [1, 2, 2 * d, h, 3 * w]);
+        }
+    }
+
+    #[test]
+    fn windows_that_do_not_divide_are_refused_with_a_sentence() {
+        let config = ResidualUNetConfig::default();
+        assert_eq!(config.divisor(), [4, 4, 4]);
+        assert!(config.check_window([24, 24, 16]).is_ok());
+        for (window, nearest) in [([25, 24, 16], "[28, 24, 16]"), ([24, 24, 0], "[24, 24, 4]")] {
+            let error = config.check_window(window).unwrap_err().to_string();
+            assert!(error.contains("[4, 4, 4]") && error.contains(nearest), "{error}");
+        }
+        let anisotropic = ResidualUNetConfig { strides: vec![[1; 3], [2; 3], [2, 2, 1]], ..config };
+        assert!(anisotropic.check_window([24, 24, 18]).is_ok());
+        assert!(anisotropic.check_window([24, 26, 18]).is_err());
+    }
+
+    #[test]
+    fn impossible_configs_are_refused_with_a_sentence() {
+        let base = ResidualUNetConfig::default;
+        for (config, part) in [
+            (ResidualUNetConfig { widths: vec![8], blocks: vec![1], ..base() }, "at least 2"),
+            (ResidualUNetConfig { blocks: vec![1], ..base() }, "differ in length"),
+            (ResidualUNetConfig { strides: vec![[1; 3]], ..base() }, "differ in length"),
+            (ResidualUNetConfig { strides: vec![[1; 3], [2; 3], [3; 3]], ..base() }, "1 or 2"),
+            (ResidualUNetConfig { blocks: vec![1, 0, 1], ..base() }, "at least 1"),
+            (ResidualUNetConfig { widths: vec![8, 24, 50], ..base() }, "not divisible"),
+            (ResidualUNetConfig { stem_kernel: 2, ..base() }, "even"),
+            (ResidualUNetConfig { negative_slope: f64::NAN, ..base() }, "negative_slope"),
+            (ResidualUNetConfig { decoder_convs: 0, ..base() }, "decoder_convs"),
+        ] {
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_demo_has_its_size_and_documented_keys() {
+        let model = ResidualUNetConfig::default().init(2, 2, &Init::<Flex>::new(0, "focus", &Default::default())).unwrap();
+        assert_eq!(weights::parameter_count(&model), 424_602);
+        let names: Vec<String> = weights::shapes(&model).into_iter().map(|(name, _)| name).collect();
+        for key in [
+            "encoder.stem.conv.weight",
+            "encoder.levels.2.0.projection.1.bias",
+            "encoder.levels.0.0.norm2.weight",
+            "decoder.1.up.bias",
+            "decoder.0.convs.0.norm.weight",
+            "head.bias",
+        ] {
+            assert!(names.iter().any(|n| n == key), "{key} in {names:?}");
+        }
+    }
+}
