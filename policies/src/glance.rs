@@ -119,7 +119,9 @@ impl<B: Backend> GlanceHead<B> {
         let from = if config.hidden > 0 { config.hidden } else { width };
         Self { hidden, fc: Linear::new(&init.at("fc"), from, ACTIONS), pooling: config.pooling }
     }
+}
 
+impl<B: KernelBackend> GlanceHead<B> {
     /// The coarsest features `[G, C, D, H, W]` -> `logits_G2`.
     pub fn forward(&self, coarsest: Tensor<B, 5>) -> Tensor<B, 2> {
         let pooled = self.pooling.apply(coarsest);

@@ -434,7 +434,7 @@ mod tests {
         assert!(report.unexpected.is_empty());
         let text = report.to_string();
         assert!(
-            text.starts_with(&format!("matched {} of ", report.matched.len())) && text.contains("fc.weight [2, 8], expected [2, 12]"),
+            text.starts_with(&format!("matched {} of ", report.matched.len())) && text.contains("layer2.0.bn1.bias [8], expected [12]"),
             "{text}"
         );
 

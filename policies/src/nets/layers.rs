@@ -233,49 +233,49 @@ impl NormConfig {
 
 impl<B: KernelBackend> Norm<B> {
     pub fn forward(&self, x_NCDHW: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
-        let dims @ [n, c, d, h, w] = x_NCDHW.dims();
-        let normed = match (&self.running_mean, &self.running_var) {
-            (Some(mean), Some(var)) => self.batch(x_NCDHW, mean, var, mode),
-            _ => {
-                let (x, _, var) = centred(x_NCDHW.reshape([n, self.groups, c / self.groups * d * h * w]), &[2]);
-                (x / (var + EPSILON).sqrt()).reshape(dims)
-            }
-        };
-        normed * self.weight.val().reshape([1, c, 1, 1, 1]) + self.bias.val().reshape([1, c, 1, 1, 1])
+        self.apply(x_NCDHW, None, mode, None)
     }
 
     /// Normalise, then leaky ReLU with this negative slope (0 is ReLU).
     pub fn forward_act(&self, x_NCDHW: Tensor<B, 5>, mode: Mode, negative_slope: f64) -> Tensor<B, 5> {
-        leaky_relu(self.forward(x_NCDHW, mode), negative_slope)
+        self.apply(x_NCDHW, None, mode, Some(negative_slope))
     }
 
     /// Normalise, add the shortcut, then leaky ReLU: the end of a residual block.
     pub fn forward_add_act(&self, x: Tensor<B, 5>, shortcut: Tensor<B, 5>, mode: Mode, negative_slope: f64) -> Tensor<B, 5> {
-        leaky_relu(self.forward(x, mode) + shortcut, negative_slope)
+        self.apply(x, Some(shortcut), mode, Some(negative_slope))
     }
 
-    fn batch(&self, x_NCDHW: Tensor<B, 5>, mean: &Buffer<B>, var: &Buffer<B>, mode: Mode) -> Tensor<B, 5> {
-        let [n, c, d, h, w] = x_NCDHW.dims();
+    fn apply(&self, x: Tensor<B, 5>, shortcut: Option<Tensor<B, 5>>, mode: Mode, negative_slope: Option<f64>) -> Tensor<B, 5> {
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        let (Some(mean), Some(var)) = (&self.running_mean, &self.running_var) else {
+            let slope = negative_slope.map(|s| s as f32);
+            return kernels::norm_add_act(x, Some(weight), Some(bias), self.groups, EPSILON, shortcut, slope);
+        };
+        let [n, c, d, h, w] = x.dims();
         let per_channel = [1, c, 1, 1, 1];
-        match mode {
-            Mode::Eval => (x_NCDHW - mean.get().reshape(per_channel)) / (var.get().reshape(per_channel) + EPSILON).sqrt(),
+        let normed = match mode {
+            Mode::Eval => (x - mean.get().reshape(per_channel)) / (var.get().reshape(per_channel) + EPSILON).sqrt(),
             Mode::Train => {
-                let (x, batch_mean, batch_var) = centred(x_NCDHW, &[0, 2, 3, 4]);
+                let batch_mean = x.clone().mean_dims(&[0, 2, 3, 4]);
+                let x = x - batch_mean.clone();
+                let batch_var = x.clone().square().mean_dims(&[0, 2, 3, 4]);
                 let count = (n * d * h * w) as f64;
-                mean.update(batch_mean.clone().reshape([c]));
+                mean.update(batch_mean.reshape([c]));
                 var.update(batch_var.clone().reshape([c]) * (count / (count - 1.0).max(1.0)));
                 x / (batch_var + EPSILON).sqrt()
             }
+        };
+        let mut y = normed * weight.reshape(per_channel) + bias.reshape(per_channel);
+        if let Some(shortcut) = shortcut {
+            y = y + shortcut;
+        }
+        match negative_slope {
+            None => y,
+            Some(0.0) => activation::relu(y),
+            Some(slope) => activation::leaky_relu(y, slope),
         }
     }
-}
-
-/// `x` less its mean, the mean and the biased variance, over `dims`.
-fn centred<B: Backend, const D: usize>(x: Tensor<B, D>, dims: &[usize]) -> (Tensor<B, D>, Tensor<B, D>, Tensor<B, D>) {
-    let mean = x.clone().mean_dims(dims);
-    let x = x - mean.clone();
-    let var = x.clone().square().mean_dims(dims);
-    (x, mean, var)
 }
 
 /// A running statistic: saved with the weights, updated in a training forward pass, never by an optimiser.
@@ -358,20 +358,9 @@ impl<B: Backend> ModuleDisplayDefault for Buffer<B> {
 }
 impl<B: Backend> ModuleDisplay for Buffer<B> {}
 
-/// Leaky ReLU; slope 0 is ReLU.
-pub fn leaky_relu<B: Backend>(x: Tensor<B, 5>, negative_slope: f64) -> Tensor<B, 5> {
-    if negative_slope == 0.0 { activation::relu(x) } else { activation::leaky_relu(x, negative_slope) }
-}
-
-/// Max pooling, kernel 3, stride 2, padding 1. A maximum is separable: first over H and W, then over D.
-pub fn max_pool3d<B: Backend>(x_NCDHW: Tensor<B, 5>) -> Tensor<B, 5> {
-    use burn::tensor::module::max_pool2d;
-    let [n, c, d, h, w] = x_NCDHW.dims();
-    let x = max_pool2d(x_NCDHW.reshape([n, c * d, h, w]), [3, 3], [2, 2], [1, 1], [1, 1], false);
-    let [_, _, h, w] = x.dims();
-    let x = max_pool2d(x.reshape([n, c, d, h * w]), [3, 1], [2, 1], [1, 0], [1, 1], false);
-    let d = x.dims()[2];
-    x.reshape([n, c, d, h, w])
+/// Max pooling of ResNet's stem: kernel 3, stride 2, padding 1.
+pub fn max_pool3d<B: KernelBackend>(x_NCDHW: Tensor<B, 5>) -> Tensor<B, 5> {
+    kernels::max_pool3d(x_NCDHW, [3; 3], [2; 3], [1; 3])
 }
 
 /// Every `stride`-th voxel from the first.
@@ -392,13 +381,11 @@ pub enum Pooling {
 
 impl Pooling {
     /// `x_NCDHW` -> `[N, C]`.
-    pub fn apply<B: Backend>(self, x_NCDHW: Tensor<B, 5>) -> Tensor<B, 2> {
-        let x: Tensor<B, 3> = x_NCDHW.flatten(2, 4);
-        let pooled = match self {
-            Pooling::Max => x.max_dim(2),
-            Pooling::Avg => x.mean_dim(2),
-        };
-        pooled.squeeze_dim(2)
+    pub fn apply<B: KernelBackend>(self, x_NCDHW: Tensor<B, 5>) -> Tensor<B, 2> {
+        match self {
+            Pooling::Max => kernels::global_max_pool3d(x_NCDHW),
+            Pooling::Avg => kernels::global_avg_pool3d(x_NCDHW),
+        }
     }
 }
 
@@ -434,6 +421,7 @@ fn interpolation(length: usize, scale: usize) -> Vec<f32> {
 mod tests {
     use super::*;
     use burn::backend::Flex;
+    use burn::backend::flex::FlexDevice;
 
     fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<Flex, D> {
         Tensor::from_data(TensorData::new(values.to_vec(), shape), &Default::default())

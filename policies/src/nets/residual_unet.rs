@@ -329,12 +329,14 @@ mod tests {
 
     /// Each tensor's gradient along its own direction against central differences of a loss that weighs every logit.
     fn check_gradient(config: ResidualUNetConfig) {
+        // A steep slope below 0: differences are not defined across a kink.
+        let config = ResidualUNetConfig { negative_slope: 0.7, ..config };
         let model = net(&config);
         let x = filled("x", [2, 1, 4, 4, 4]);
         let loss = |model: &ResidualUNet<B>| (model.forward(x.clone(), Mode::Eval) * filled("w", [2, 2, 4, 4, 4])).sum();
         let grads = golden::gradients(&model, &loss(&model).backward());
         let all = weights::tensors(&model);
-        assert_eq!(grads.len(), all.len(), "every tensor has a gradient");
+        assert_eq!(grads.len(), all.iter().filter(|t| !weights::is_buffer(&t.name)).count(), "every parameter has a gradient");
         for grad in grads {
             let norm = grad.values.iter().map(|g| g * g).sum::<f32>().sqrt();
             assert!(norm > 1e-4, "{} has no gradient", grad.name);
@@ -410,7 +412,7 @@ mod tests {
     #[test]
     fn the_demo_has_its_size_and_documented_keys() {
         let model = ResidualUNetConfig::default().init(2, 2, &Init::<Flex>::new(0, "focus", &Default::default())).unwrap();
-        assert_eq!(weights::parameter_count(&model), 424_602);
+        assert_eq!(weights::parameter_count(&model), 445_602);
         let names: Vec<String> = weights::shapes(&model).into_iter().map(|(name, _)| name).collect();
         for key in [
             "encoder.stem.conv.weight",
