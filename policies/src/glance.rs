@@ -170,7 +170,8 @@ impl<B: Backend> Glance<B> {
 }
 
 impl<B: KernelBackend> Glance<B> {
-    /// `x_GCDHW` -> `logits_G2`. `focus` is used by a tied Glance only: its encoder reads `x`.
+    /// `x_GCDHW` -> `logits_G2`. `focus` is used by a tied Glance only: its encoder reads `x`. The old policy of a tied Glance is therefore a
+    /// frozen copy of both.
     pub fn forward(&self, x_GCDHW: Tensor<B, 5>, focus: &Focus<B>, mode: Mode) -> Tensor<B, 2> {
         match self {
             Glance::Resnet3d(net) => net.forward(x_GCDHW, mode),

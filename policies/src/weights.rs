@@ -27,6 +27,10 @@ pub enum Error {
     #[error("weights don't fit the network: {0}")]
     Coverage(Box<Report>),
 
+    /// A value that no training can have meant.
+    #[error("weights of {0} are not finite (NaN or infinity); take an earlier checkpoint")]
+    NotFinite(String),
+
     /// The tensors can't be written.
     #[error("weights can't be written: {0}")]
     Write(safetensors::SafeTensorError),
@@ -234,6 +238,7 @@ pub fn from_tensors<B: Backend, M: Module<B>>(module: M, source: Vec<NamedTensor
         match source.remove(&name) {
             None => report.missing.push((name, shape)),
             Some(found) if found.shape != shape => report.mismatched.push((name, found.shape, shape)),
+            Some(found) if found.values.iter().any(|v| !v.is_finite()) => return Err(Error::NotFinite(name)),
             Some(found) => {
                 wanted.insert(name.clone(), found.values);
                 report.matched.push((name, shape));
@@ -455,6 +460,16 @@ mod tests {
         }
         assert_eq!(report.left.len() + report.matched.len(), from.len());
         assert!(coverage(from_bytes(net(&small(), 2), &bytes, &scope("encoder."))).matched.is_empty(), "nothing matched is an error");
+    }
+
+    #[test]
+    fn values_that_are_not_finite_are_refused() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut values = tensors(&net(&small(), 1));
+            values[3].values[0] = bad;
+            let error = from_tensors(net(&small(), 1), values, &Scope::Whole).unwrap_err().to_string();
+            assert!(error.contains("bn1.running_mean") && error.contains("not finite"), "{error}");
+        }
     }
 
     #[test]

@@ -12,8 +12,9 @@ use burn::tensor::backend::Backend;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Conv3d, ConvInit, ConvTranspose3d, Init, Mode, Norm, NormConfig, NormKind, upsample_trilinear};
-use super::{ConfigError, require};
+use super::layers::{Conv3d, ConvInit, ConvTranspose3d, upsample_trilinear};
+use super::norm::{Mode, Norm, NormConfig, NormKind};
+use super::{ConfigError, Init, require, require_channels};
 use crate::kernels::KernelBackend;
 
 /// How a coarse level becomes as fine as the next.
@@ -141,6 +142,7 @@ impl ResidualUNetConfig {
 
     /// The network with its first weights: Kaiming normal over incoming connections, norms 1 and 0, biases 0 (nnU-Net).
     pub fn init<B: Backend>(&self, in_channels: usize, classes: usize, init: &Init<B>) -> Result<ResidualUNet<B>, ConfigError> {
+        require_channels(in_channels, classes)?;
         let encoder = self.init_encoder(in_channels, &init.at("encoder"))?;
         let strides = self.level_strides();
         let decoder = (0..self.widths.len() - 1).map(|level| {

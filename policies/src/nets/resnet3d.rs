@@ -10,8 +10,9 @@ use burn::tensor::backend::Backend;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Conv3d, ConvInit, Init, Linear, Mode, Norm, NormConfig, NormKind, Pooling, max_pool3d, subsample};
-use super::{ConfigError, require};
+use super::layers::{Conv3d, ConvInit, Linear, Pooling, max_pool3d, subsample};
+use super::norm::{Mode, Norm, NormConfig, NormKind};
+use super::{ConfigError, Init, require, require_channels};
 use crate::kernels::KernelBackend;
 
 /// The path around a block that changes the shape.
@@ -113,6 +114,7 @@ impl ResNetConfig {
     /// The network with its first weights: convolutions Kaiming normal over outgoing connections, norms 1 and 0, as published.
     pub fn init<B: Backend>(&self, in_channels: usize, classes: usize, init: &Init<B>) -> Result<ResNet<B>, ConfigError> {
         self.check()?;
+        require_channels(in_channels, classes)?;
         let mut channels = self.widths[0];
         let mut stages = (0..4).map(|stage| {
             let place = init.at(format_args!("layer{}", stage + 1));
