@@ -56,6 +56,20 @@ pub fn weights(net: &str, entry: &Value) -> Vec<NamedTensor> {
     entry["keys"].as_array().unwrap().iter().map(row).collect()
 }
 
+/// Weights by the fill rule for any network: rank two or more within sqrt(3 / fan in), scales 1 and offsets 0 within 0.1.
+pub fn rule(prefix: &str, shapes: Vec<(String, Vec<usize>)>) -> Vec<NamedTensor> {
+    let tensor = |(name, shape): (String, Vec<usize>)| {
+        let (off, scale) = match &shape[..] {
+            [_] if name.ends_with("weight") => (1.0, 0.1),
+            [_] => (0.0, 0.1),
+            [_, fan @ ..] => (0.0, (3.0 / fan.iter().product::<usize>() as f64).sqrt()),
+            [] => (0.0, 0.0),
+        };
+        NamedTensor { values: fill(&format!("{prefix}.{name}"), shape.iter().product(), off, scale), name, shape }
+    };
+    shapes.into_iter().map(tensor).collect()
+}
+
 /// The input of an entry.
 pub fn input(entry: &Value) -> Tensor<B, 5> {
     let rule = &entry["input"];

@@ -329,6 +329,30 @@ mod tests {
         Tensor::from_data(TensorData::new(golden::fill(name, shape.iter().product(), 0.0, 1.0), shape), &Default::default())
     }
 
+    /// Every 97th logit, from a NumPy implementation in f64 that shares nothing with this one but the fill rule.
+    fn check_logits(config: ResidualUNetConfig, samples: [f64; 8], abs_sum: f64) {
+        let config = ResidualUNetConfig { widths: vec![4, 8], blocks: vec![1, 2], norm_groups: 2, ..config };
+        let model = config.init::<B>(2, 3, &Init::new(0, "focus", &Default::default())).unwrap();
+        let weights = golden::rule("unet", weights::shapes(&model));
+        let (model, _) = weights::from_tensors(model, weights, &Scope::Whole).unwrap();
+        let logits = model.forward(filled("unet.x", [2, 2, 4, 8, 4]), Mode::Eval);
+        assert_eq!(logits.dims(), [2, 3, 4, 8, 4]);
+        let logits: Vec<f64> = logits.into_data().iter::<f32>().map(f64::from).collect();
+        let found: Vec<f64> = logits.iter().step_by(97).copied().collect();
+        golden::assert_close("logits", &found, &samples, 1.0, 1e-4);
+        golden::assert_close("abs_sum", &[logits.iter().map(|v| v.abs()).sum()], &[abs_sum], abs_sum, 1e-5);
+    }
+
+    #[test]
+    fn logits_agree_with_a_second_implementation() {
+        let plain = ResidualUNetConfig::default;
+        let strided = || ResidualUNetConfig { strides: vec![[1, 2, 2], [2, 2, 1]], ..plain() };
+        let smooth = ResidualUNetConfig { upsampling: Upsampling::Trilinear, decoder_convs: 2, ..strided() };
+        check_logits(plain(), [0.226052, 0.550814, 0.222535, 0.483231, 0.0811, 1.217596, -1.259135, -0.049653], 387.4523);
+        check_logits(strided(), [-0.028732, -0.067309, -0.052387, -0.365025, 0.066662, -0.415201, -0.08022, -0.106597], 222.4591);
+        check_logits(smooth, [0.283986, -0.035955, -0.278521, 0.298984, 0.168891, 0.807011, 0.084372, -0.738144], 291.5353);
+    }
+
     /// Each tensor's gradient along its own direction against central differences of a loss that weighs every logit.
     fn check_gradient(config: ResidualUNetConfig) {
         // A steep slope below 0: differences are not defined across a kink.
