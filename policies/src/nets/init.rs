@@ -45,6 +45,12 @@ impl<'a, B: Backend> Init<'a, B> {
         self.draw(name, shape, |_| value)
     }
 
+    /// A vector of given values.
+    pub fn given(&self, name: &str, values: &[f64]) -> Param<Tensor<B, 1>> {
+        let mut next = values.iter();
+        self.draw(name, [values.len()], |_| next.next().copied().unwrap_or_default())
+    }
+
     fn draw<const D: usize>(&self, name: &str, shape: [usize; D], mut value: impl FnMut(&mut rng::Stream) -> f64) -> Param<Tensor<B, D>> {
         let path = format!("{}.{name}", self.path);
         let mut stream = rng::stream(self.seed, &format!("init/{path}"), 0, 0);

@@ -50,6 +50,9 @@ pub struct ResidualUNetConfig {
     pub upsampling: Upsampling,
     /// Convolutions of each level of the decoder, at least 1. Default 1: most of the cost is in the finest level.
     pub decoder_convs: usize,
+    /// Share of lesion voxels that the untrained network expects, above 0 and below 1. Default 0.02: most voxels are background, and from
+    /// even odds (0.5 for two classes) the first hundreds of steps only teach that.
+    pub foreground_prior: f64,
 }
 
 impl Default for ResidualUNetConfig {
@@ -64,6 +67,7 @@ impl Default for ResidualUNetConfig {
             negative_slope: 0.01,
             upsampling: Upsampling::Transposed,
             decoder_convs: 1,
+            foreground_prior: 0.02,
         }
     }
 }
@@ -89,6 +93,9 @@ impl ResidualUNetConfig {
             format!("negative_slope = {}; choose at least 0 and below 1", self.negative_slope)
         })?;
         require(self.decoder_convs > 0, || "decoder_convs = 0; choose at least 1".to_owned())?;
+        require(self.foreground_prior > 0.0 && self.foreground_prior < 1.0, || {
+            format!("foreground_prior = {}; choose above 0 and below 1", self.foreground_prior)
+        })?;
         self.norm().check(widths)
     }
 
@@ -140,7 +147,8 @@ impl ResidualUNetConfig {
         Ok(Encoder { levels: levels.collect(), stem })
     }
 
-    /// The network with its first weights: Kaiming normal over incoming connections, norms 1 and 0, biases 0 (nnU-Net).
+    /// The network with its first weights: Kaiming normal over incoming connections, norms 1 and 0, biases 0 (nnU-Net), but
+    /// for the head's, which say `foreground_prior` (as in RetinaNet).
     pub fn init<B: Backend>(&self, in_channels: usize, classes: usize, init: &Init<B>) -> Result<ResidualUNet<B>, ConfigError> {
         require_channels(in_channels, classes)?;
         let encoder = self.init_encoder(in_channels, &init.at("encoder"))?;
@@ -149,12 +157,16 @@ impl ResidualUNetConfig {
             DecoderLevel::new(self, [self.widths[level + 1], self.widths[level]], strides[level + 1], &init.at("decoder").at(level))
         });
         let finest = self.widths[0];
+        let mut head = Conv3d::new(&init.at("head"), [finest, classes], 1, [1; 3], true, self.conv_init());
+        let lesion = self.foreground_prior / (classes - 1) as f64;
+        let log_odds: Vec<f64> = (0..classes).map(|k| if k == 0 { (1.0 - self.foreground_prior).ln() } else { lesion.ln() }).collect();
+        head.bias = Some(init.at("head").given("bias", &log_odds));
         let expands = strides[0] != [1; 3] && self.upsampling == Upsampling::Transposed;
         Ok(ResidualUNet {
             encoder,
             decoder: decoder.collect(),
             expand: expands.then(|| ConvTranspose3d::new(&init.at("expand"), [finest, finest], strides[0])),
-            head: Conv3d::new(&init.at("head"), [finest, classes], 1, [1; 3], true, self.conv_init()),
+            head,
             stem_stride: strides[0],
         })
     }
@@ -403,6 +415,17 @@ mod tests {
     }
 
     #[test]
+    fn an_untrained_network_expects_few_lesions() {
+        for classes in [2, 4] {
+            let model = tiny().init::<B>(1, classes, &Init::new(5, "focus", &Default::default())).unwrap();
+            // Zero features leave the bias.
+            let logits = model.head.forward(Tensor::zeros([1, 2, 1, 1, 1], &Default::default()));
+            let p: Vec<f32> = burn::tensor::activation::softmax(logits, 1).into_data().to_vec().unwrap();
+            assert!((p[0] - 0.98).abs() < 1e-6 && (p[1] - 0.02 / (classes - 1) as f32).abs() < 1e-6, "{p:?}");
+        }
+    }
+
+    #[test]
     fn windows_that_do_not_divide_are_refused_with_a_sentence() {
         let config = ResidualUNetConfig::default();
         assert_eq!(config.divisor(), [4, 4, 4]);
@@ -429,6 +452,7 @@ mod tests {
             (ResidualUNetConfig { stem_kernel: 2, ..base() }, "even"),
             (ResidualUNetConfig { negative_slope: f64::NAN, ..base() }, "negative_slope"),
             (ResidualUNetConfig { decoder_convs: 0, ..base() }, "decoder_convs"),
+            (ResidualUNetConfig { foreground_prior: 0.0, ..base() }, "foreground_prior"),
         ] {
             let error = config.check().unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
