@@ -1,8 +1,13 @@
 //! The backend extension: what a backend must offer, composed from Burn's operations unless it does better.
 
+use super::conv;
+use super::conv_weight::weight_gradient;
+use super::simd::Isa;
 use burn::backend::Flex;
-use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor};
-use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive, activation, backend::Backend};
+use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor, ModuleOps};
+use burn::tensor::{DType, Tensor, TensorData, TensorMetadata, TensorPrimitive, activation, backend::Backend};
+
+type FlexTensor = FloatTensor<Flex>;
 
 /// A sliding window over a volume, per axis D, H, W: kernel size, stride, and padding on both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,7 +221,69 @@ fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D>
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }
 
-impl KernelBackend for Flex {}
+impl KernelBackend for Flex {
+    fn kernel_conv3d(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>, window: Window) -> FlexTensor {
+        let inputs = [Some(&x), Some(&weight), bias.as_ref()];
+        let Some([Some(x), Some(weight), bias]) = f32_inputs(inputs) else {
+            return Self::conv3d(x, weight, bias, window.conv_options());
+        };
+        let (x_dims, weight_dims) = (x.shape().dims(), weight.shape().dims());
+        let y = conv::forward(
+            Isa::detect(),
+            x.storage(),
+            x_dims,
+            weight.storage(),
+            weight_dims,
+            bias.as_ref().map(FlexTensor::storage),
+            window,
+        );
+        let [d, h, w] = window.output([x_dims[2], x_dims[3], x_dims[4]]);
+        flex(y, [x_dims[0], weight_dims[0], d, h, w])
+    }
+
+    fn kernel_conv3d_dx(x: FlexTensor, weight: FlexTensor, dy: FlexTensor, window: Window) -> FlexTensor {
+        let Some([weight_f32, dy_f32]) = f32_inputs([Some(&weight), Some(&dy)]).map(|inputs| inputs.map(Option::unwrap)) else {
+            return Self::conv3d_x_backward(x, weight, dy, window.conv_options());
+        };
+        let x_dims: conv::Dims = x.shape().dims();
+        let [_, _, size @ ..] = x_dims;
+        let (dy_dims, weight_dims) = (dy_f32.shape().dims(), weight_f32.shape().dims());
+        let dx = conv::input_gradient(Isa::detect(), dy_f32.storage(), dy_dims, weight_f32.storage(), weight_dims, None, size, window);
+        flex(dx, x_dims)
+    }
+
+    fn kernel_conv3d_dw(x: FlexTensor, weight: FlexTensor, dy: FlexTensor, window: Window) -> FlexTensor {
+        let Some([x_f32, dy_f32]) = f32_inputs([Some(&x), Some(&dy)]).map(|inputs| inputs.map(Option::unwrap)) else {
+            return Self::conv3d_weight_backward(x, weight, dy, window.conv_options());
+        };
+        let dw = weight_gradient(Isa::detect(), x_f32.storage(), x_f32.shape().dims(), dy_f32.storage(), dy_f32.shape().dims(), window);
+        flex(dw, weight.shape().dims::<5>())
+    }
+
+    fn kernel_conv_transpose3d(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>, stride: [usize; 3]) -> FlexTensor {
+        let Some([Some(x), Some(weight), bias]) = f32_inputs([Some(&x), Some(&weight), bias.as_ref()]) else {
+            return Self::conv_transpose3d(x, weight, bias, ConvTransposeOptions::new(stride, [0; 3], [0; 3], [1; 3], 1));
+        };
+        // The input gradient of a convolution that has our output as its input.
+        let window = Window { kernel: stride, stride, padding: [0; 3] };
+        let x_dims: conv::Dims = x.shape().dims();
+        let weight_dims: conv::Dims = weight.shape().dims();
+        let size = std::array::from_fn(|a| x_dims[a + 2] * stride[a]);
+        let bias = bias.as_ref().map(FlexTensor::storage);
+        let y = conv::input_gradient(Isa::detect(), x.storage(), x_dims, weight.storage(), weight_dims, bias, size, window);
+        flex(y, [x_dims[0], weight_dims[1], size[0], size[1], size[2]])
+    }
+}
+
+/// Contiguous versions of the inputs that are there, unless one isn't `f32`.
+fn f32_inputs<const N: usize>(inputs: [Option<&FlexTensor>; N]) -> Option<[Option<FlexTensor>; N]> {
+    let all = inputs.iter().flatten().all(|input| input.dtype() == DType::F32);
+    all.then(|| inputs.map(|input| input.map(FlexTensor::to_contiguous)))
+}
+
+fn flex<const D: usize>(values: Vec<f32>, dims: [usize; D]) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, dims))
+}
 
 #[cfg(feature = "cuda")]
 impl KernelBackend for burn::backend::Cuda {}

@@ -18,6 +18,14 @@
 
 mod autodiff;
 mod backend;
+mod conv;
+mod conv_weight;
+mod pack;
+mod scratch;
+mod simd;
+#[cfg(test)]
+mod tests;
+mod tile;
 
 pub use backend::{KernelBackend, NormAct, Window};
 

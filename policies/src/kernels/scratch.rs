@@ -1,0 +1,39 @@
+//! Buffers that a thread keeps from one call to the next: fresh memory costs a page fault per 4 KiB, more than filling it.
+
+use std::cell::RefCell;
+
+/// Longer buffers go back to the system (64 MiB).
+const KEEP: usize = 16 << 20;
+
+thread_local! {
+    static BUFFERS: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `use_buffer` with `len` values of arbitrary content.
+///
+/// The buffer is taken out of the thread's store for the time of the call, so nested calls (also through rayon's work
+/// stealing) get another one.
+pub fn with_scratch<T>(len: usize, use_buffer: impl FnOnce(&mut [f32]) -> T) -> T {
+    let kept = BUFFERS.with_borrow_mut(|buffers| {
+        // The shortest that is long enough, so that small requests leave the long ones alone.
+        let fits = (0..buffers.len()).filter(|&i| buffers[i].len() >= len).min_by_key(|&i| buffers[i].len());
+        fits.map(|i| buffers.swap_remove(i))
+    });
+    let mut buffer = kept.unwrap_or_else(|| vec![0.0; len.next_power_of_two()]);
+    let result = use_buffer(&mut buffer[..len]);
+    if buffer.len() <= KEEP {
+        BUFFERS.with_borrow_mut(|buffers| buffers.push(buffer));
+    }
+    result
+}
+
+#[test]
+fn scratch_is_reused_and_nests() {
+    let address = |b: &mut [f32]| b.as_ptr() as usize;
+    let first = with_scratch(1000, address);
+    assert_eq!(first, with_scratch(900, address));
+    with_scratch(1000, |outer| {
+        let outer = address(outer);
+        assert_ne!(outer, with_scratch(1000, address));
+    });
+}

@@ -1,0 +1,182 @@
+//! The convolution's inner loops on channels-last data: a matrix product whose left side is gathered on the fly.
+//!
+//! A window around one output position is a few contiguous *runs* of `kernel_w * channels` values, one for each kernel
+//! row. So position p and the runs' offsets are all that the loops need: no im2col copy, and no dependence on the
+//! volume's width, the stride or the padding.
+
+use super::simd::{Isa, Kernel, LANES, Lanes, dispatch};
+
+/// Where an output position reads (offset of its window's first value) and which row of the output block it writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Cell {
+    pub source: usize,
+    pub row: usize,
+}
+
+/// `out[cell.row][0..8 * vectors] (+)= sum over runs and r of source[cell.source + run + r] * weights[..]`.
+pub struct Gather<'a> {
+    /// Channels-last input.
+    pub source: &'a [f32],
+    pub cells: &'a [Cell],
+    /// Offsets of the runs from a window's first value.
+    pub runs: &'a [usize],
+    /// Length of each run.
+    pub run_len: usize,
+    /// `[run][run_len][8 * vectors]`
+    pub weights: &'a [f32],
+    /// Start value of a row, `[8 * vectors]`; `None` continues from what `out` holds.
+    pub start: Option<&'a [f32]>,
+    /// Output channels of this block in vectors: 1, 2 or 3.
+    pub vectors: usize,
+    /// Length of a row of `out`.
+    pub row_len: usize,
+    /// Output block; rows start at its first value.
+    pub out: &'a mut [f32],
+}
+
+impl Gather<'_> {
+    /// Runs the product.
+    pub fn run(self, isa: Isa) {
+        let (width, depth) = (self.vectors * LANES, self.runs.len() * self.run_len);
+        let last_source = self.cells.iter().map(|c| c.source).max().unwrap_or(0);
+        let last_row = self.cells.iter().map(|c| c.row).max().unwrap_or(0);
+        let last_run = self.runs.iter().max().map_or(0, |run| run + self.run_len);
+        assert!(self.cells.is_empty() || depth == 0 || last_source + last_run <= self.source.len(), "Gather reads past its source");
+        assert!(self.weights.len() >= depth * width, "Gather reads past its weights");
+        assert!(self.start.is_none_or(|start| start.len() >= width), "Gather reads past its start values");
+        assert!(self.cells.is_empty() || last_row * self.row_len + width <= self.out.len(), "Gather writes past its block");
+        // Twelve accumulators and the operands fill the 16 registers; a single vector needs at least 8 chains to hide
+        // the latency of the addition.
+        // SAFETY: all offsets are checked above; the instruction set was detected.
+        unsafe {
+            match self.vectors {
+                1 => dispatch(isa, GatherTiles::<8, 1>(self)),
+                2 => dispatch(isa, GatherTiles::<6, 2>(self)),
+                3 => dispatch(isa, GatherTiles::<4, 3>(self)),
+                n => unreachable!("blocks have 1 to 3 vectors, not {n}"),
+            }
+        }
+    }
+}
+
+/// Tiles of `P` positions by `V` vectors of output channels.
+struct GatherTiles<'a, const P: usize, const V: usize>(Gather<'a>);
+
+impl<const P: usize, const V: usize> Kernel for GatherTiles<'_, P, V> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let Gather { source, cells, runs, run_len, weights, start, row_len, out, .. } = self.0;
+        for tile in cells.chunks(P) {
+            // SAFETY: `Gather::run` checked every cell, run, weight and row.
+            unsafe {
+                // A short last tile repeats its last position and stores it once.
+                let cell = |i: usize| tile[i.min(tile.len() - 1)];
+                let windows: [*const f32; P] = std::array::from_fn(|i| source.as_ptr().add(cell(i).source));
+                let mut sums: [[L::V; V]; P] = std::array::from_fn(|i| {
+                    let from = match start {
+                        Some(start) => start.as_ptr(),
+                        None => out.as_ptr().add(cell(i).row * row_len),
+                    };
+                    std::array::from_fn(|v| L::load(from.add(v * LANES)))
+                });
+                let mut w = weights.as_ptr();
+                for &run in runs {
+                    let at: [*const f32; P] = std::array::from_fn(|i| windows[i].add(run));
+                    for r in 0..run_len {
+                        let row: [L::V; V] = std::array::from_fn(|v| L::load(w.add(v * LANES)));
+                        for i in 0..P {
+                            let x = L::splat(at[i].add(r));
+                            for v in 0..V {
+                                sums[i][v] = L::mul_add(x, row[v], sums[i][v]);
+                            }
+                        }
+                        w = w.add(V * LANES);
+                    }
+                }
+                for i in 0..P {
+                    if i < tile.len() {
+                        let to = out.as_mut_ptr().add(tile[i].row * row_len);
+                        for v in 0..V {
+                            L::store(to.add(v * LANES), sums[i][v]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `out[o][part] += sum over positions of dy[row][o] * source[cell.source + part ..][0..8]`.
+pub struct Correlate<'a> {
+    /// Channels-last input.
+    pub source: &'a [f32],
+    pub cells: &'a [Cell],
+    /// Channels-last output gradient, `[row][row_len]`, starting at this block's first output channel.
+    pub dy: &'a [f32],
+    pub row_len: usize,
+    /// Output channels of this block: 1, 2 or 4.
+    pub channels: usize,
+    /// Offsets of vectors inside a window; `Correlate::vectors(channels)` of them.
+    pub parts: &'a [usize],
+    /// `[o][out_stride]`, each with `8 * parts.len()` sums at its start.
+    pub out: &'a mut [f32],
+    pub out_stride: usize,
+}
+
+impl Correlate<'_> {
+    /// Vectors in one block for so many output channels.
+    pub fn vectors(channels: usize) -> usize {
+        if channels == 4 { 3 } else { 6 }
+    }
+
+    /// Adds the products.
+    pub fn run(self, isa: Isa) {
+        let last_source = self.cells.iter().map(|c| c.source).max().unwrap_or(0);
+        let last_row = self.cells.iter().map(|c| c.row).max().unwrap_or(0);
+        let last_part = self.parts.iter().max().map_or(0, |part| part + LANES);
+        assert!(self.cells.is_empty() || last_source + last_part <= self.source.len(), "Correlate reads past its source");
+        assert!(self.cells.is_empty() || last_row * self.row_len + self.channels <= self.dy.len(), "Correlate reads past dy");
+        assert!(self.out.len() >= (self.channels - 1) * self.out_stride + self.parts.len() * LANES, "Correlate writes past its block");
+        assert_eq!(self.parts.len(), Self::vectors(self.channels), "Correlate has blocks of fixed size");
+        // SAFETY: all offsets are checked above; the instruction set was detected.
+        unsafe {
+            match self.channels {
+                1 => dispatch(isa, CorrelateTile::<1, 6>(self)),
+                2 => dispatch(isa, CorrelateTile::<2, 6>(self)),
+                4 => dispatch(isa, CorrelateTile::<4, 3>(self)),
+                n => unreachable!("blocks have 1, 2 or 4 channels, not {n}"),
+            }
+        }
+    }
+}
+
+/// `M` output channels by `V` vectors, summed over all positions.
+struct CorrelateTile<'a, const M: usize, const V: usize>(Correlate<'a>);
+
+impl<const M: usize, const V: usize> Kernel for CorrelateTile<'_, M, V> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let Correlate { source, cells, dy, row_len, parts, out, out_stride, .. } = self.0;
+        let parts: [usize; V] = std::array::from_fn(|v| parts[v]);
+        // SAFETY: `Correlate::run` checked every cell, part, row and sum.
+        unsafe {
+            let mut sums = [[L::zero(); V]; M];
+            for cell in cells {
+                let (x, g) = (source.as_ptr().add(cell.source), dy.as_ptr().add(cell.row * row_len));
+                let x: [L::V; V] = std::array::from_fn(|v| L::load(x.add(parts[v])));
+                for (m, sums) in sums.iter_mut().enumerate() {
+                    let g = L::splat(g.add(m));
+                    for v in 0..V {
+                        sums[v] = L::mul_add(g, x[v], sums[v]);
+                    }
+                }
+            }
+            for (m, sums) in sums.into_iter().enumerate() {
+                for (v, sum) in sums.into_iter().enumerate() {
+                    let to = out.as_mut_ptr().add(m * out_stride + v * LANES);
+                    L::store(to, L::add(L::load(to), sum));
+                }
+            }
+        }
+    }
+}
