@@ -119,7 +119,9 @@ impl<B: Backend> GlanceHead<B> {
         let from = if config.hidden > 0 { config.hidden } else { width };
         Self { hidden, fc: Linear::new(&init.at("fc"), from, ACTIONS), pooling: config.pooling }
     }
+}
 
+impl<B: KernelBackend> GlanceHead<B> {
     /// The coarsest features `[G, C, D, H, W]` -> `logits_G2`.
     pub fn forward(&self, coarsest: Tensor<B, 5>) -> Tensor<B, 2> {
         let pooled = self.pooling.apply(coarsest);
@@ -168,7 +170,8 @@ impl<B: Backend> Glance<B> {
 }
 
 impl<B: KernelBackend> Glance<B> {
-    /// `x_GCDHW` -> `logits_G2`. `focus` is used by a tied Glance only: its encoder reads `x`.
+    /// `x_GCDHW` -> `logits_G2`. `focus` is used by a tied Glance only: its encoder reads `x`. The old policy of a tied Glance is therefore a
+    /// frozen copy of both.
     pub fn forward(&self, x_GCDHW: Tensor<B, 5>, focus: &Focus<B>, mode: Mode) -> Tensor<B, 2> {
         match self {
             Glance::Resnet3d(net) => net.forward(x_GCDHW, mode),
@@ -189,4 +192,91 @@ impl<B: KernelBackend> Glance<B> {
 
 fn coarsest<B: Backend>(mut features: Vec<Tensor<B, 5>>) -> Tensor<B, 5> {
     features.pop().expect("an encoder has at least two levels")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nets::ResidualUNetConfig;
+    use crate::nets::golden::{B, gradients};
+
+    fn pair(shared: Shared) -> (Glance<B>, Focus<B>) {
+        let unet = ResidualUNetConfig { widths: vec![4, 8], blocks: vec![1, 1], ..ResidualUNetConfig::default() };
+        let focus_config = FocusConfig::ResidualUnet(unet);
+        let focus = focus_config.init(2, 2, 7, &Default::default()).unwrap();
+        let config = GlanceConfig::Encoder(GlanceHeadConfig::default());
+        let glance = config.init(2, shared, &focus_config, &focus, 7, &Default::default()).unwrap();
+        (glance, focus)
+    }
+
+    fn x() -> Tensor<B, 5> {
+        let values: Vec<f32> = (0..2 * 2 * 64).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
+        Tensor::<B, 1>::from_floats(values.as_slice(), &Default::default()).reshape([2, 2, 4, 4, 4])
+    }
+
+    fn encoder_of(module: &impl Module<B>) -> Vec<weights::NamedTensor> {
+        weights::tensors(module).into_iter().filter(|t| t.name.starts_with("encoder.")).collect()
+    }
+
+    #[test]
+    fn init_copies_focus_and_none_does_not() {
+        let (glance, focus) = pair(Shared::Init);
+        assert_eq!(encoder_of(&glance), encoder_of(&focus));
+        assert!(!encoder_of(&glance).is_empty());
+        let (glance, focus) = pair(Shared::None);
+        assert_ne!(encoder_of(&glance), encoder_of(&focus));
+    }
+
+    #[test]
+    fn a_tied_glance_sends_its_gradient_into_the_encoder_of_focus() {
+        let (glance, focus) = pair(Shared::Tied);
+        assert!(glance.is_tied() && encoder_of(&glance).is_empty());
+        let features = focus.features(x(), Mode::Train);
+        let logits = glance.forward_shared(x(), &features, Mode::Train);
+        assert_eq!(logits.to_data(), glance.forward(x(), &focus, Mode::Train).to_data());
+        assert_eq!(logits.dims(), [2, 2]);
+        let grads = logits.slice([0..2, 0..1]).sum().backward();
+        let of_focus = gradients(&focus, &grads);
+        assert!(of_focus.iter().any(|g| g.name == "encoder.stem.conv.weight" && g.values.iter().any(|v| *v != 0.0)));
+        assert!(of_focus.iter().all(|g| g.name.starts_with("encoder.")), "the decoder has no part in it");
+        assert_eq!(gradients(&glance, &grads).len(), 4);
+    }
+
+    #[test]
+    fn an_own_encoder_leaves_focus_alone() {
+        let (glance, focus) = pair(Shared::Init);
+        let grads = glance.forward(x(), &focus, Mode::Train).slice([0..2, 0..1]).sum().backward();
+        assert!(gradients(&focus, &grads).is_empty());
+        assert!(gradients(&glance, &grads).iter().any(|g| g.name == "encoder.stem.conv.weight"));
+    }
+
+    #[test]
+    fn one_encoder_serves_both_policies() {
+        let (_, focus) = pair(Shared::Tied);
+        let at_once = focus.forward(x(), Mode::Eval);
+        let in_parts = focus.decode(focus.features(x(), Mode::Eval), Mode::Eval);
+        assert_eq!(at_once.dims(), [2, 2, 4, 4, 4]);
+        assert_eq!(at_once.to_data(), in_parts.to_data());
+    }
+
+    #[test]
+    fn a_resnet_can_not_share() {
+        for shared in [Shared::Init, Shared::Tied] {
+            let error = GlanceConfig::default().check(shared).unwrap_err().to_string();
+            assert!(error.contains("glance.kind = \"encoder\""), "{error}");
+        }
+        assert!(GlanceConfig::default().check(Shared::None).is_ok());
+    }
+
+    #[test]
+    fn configs_are_tagged_and_strict() {
+        let read = serde_json::from_str::<GlanceConfig>;
+        assert_eq!(read(r#"{"kind": "resnet3d"}"#).unwrap(), GlanceConfig::default());
+        assert_eq!(
+            read(r#"{"kind": "encoder", "hidden": 0}"#).unwrap(),
+            GlanceConfig::Encoder(GlanceHeadConfig { hidden: 0, ..Default::default() })
+        );
+        assert!(read(r#"{"kind": "resnet3d", "hiden": 0}"#).is_err());
+        assert_eq!(serde_json::from_str::<FocusConfig>(r#"{"kind": "residual_unet"}"#).unwrap(), FocusConfig::default());
+    }
 }

@@ -27,6 +27,10 @@ pub enum Error {
     #[error("weights don't fit the network: {0}")]
     Coverage(Box<Report>),
 
+    /// A value that no training can have meant.
+    #[error("weights of {0} are not finite (NaN or infinity); take an earlier checkpoint")]
+    NotFinite(String),
+
     /// The tensors can't be written.
     #[error("weights can't be written: {0}")]
     Write(safetensors::SafeTensorError),
@@ -234,6 +238,7 @@ pub fn from_tensors<B: Backend, M: Module<B>>(module: M, source: Vec<NamedTensor
         match source.remove(&name) {
             None => report.missing.push((name, shape)),
             Some(found) if found.shape != shape => report.mismatched.push((name, found.shape, shape)),
+            Some(found) if found.values.iter().any(|v| !v.is_finite()) => return Err(Error::NotFinite(name)),
             Some(found) => {
                 wanted.insert(name.clone(), found.values);
                 report.matched.push((name, shape));
@@ -346,4 +351,153 @@ pub fn load<B: Backend, M: Module<B>>(path: &Path, module: M, scope: &Scope) -> 
 
 fn at(path: &Path, source: Error) -> Error {
     Error::At { path: path.to_owned(), source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nets::golden::B;
+    use crate::nets::{Init, NormKind, ResNet, ResNetConfig};
+
+    fn small() -> ResNetConfig {
+        ResNetConfig { blocks: vec![1, 1], widths: vec![4, 8], norm: NormKind::Batch, ..ResNetConfig::default() }
+    }
+
+    fn net(config: &ResNetConfig, seed: u64) -> ResNet<B> {
+        config.init(1, 2, &Init::new(seed, "glance", &Default::default())).unwrap()
+    }
+
+    fn about(epoch: &str) -> BTreeMap<String, String> {
+        [("epoch", epoch), ("net", "resnet3d"), ("seed", "1")].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+    }
+
+    fn coverage<M>(result: Result<M, Error>) -> Report {
+        match result {
+            Err(Error::Coverage(report)) => *report,
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("loaded"),
+        }
+    }
+
+    #[test]
+    fn a_round_trip_keeps_every_bit() {
+        let odd = [f32::MIN_POSITIVE / 2.0, -0.0, 1.0 + f32::EPSILON, f32::MAX, 1e-45];
+        let set = |mut t: NamedTensor| {
+            t.values.iter_mut().zip(odd).for_each(|(v, o)| *v = o);
+            t
+        };
+        let (model, _) = from_tensors(net(&small(), 1), tensors(&net(&small(), 1)).into_iter().map(set).collect(), &Scope::Whole).unwrap();
+        let bytes = to_bytes(&model, &about("3")).unwrap();
+        let (loaded, report) = from_bytes(net(&small(), 2), &bytes, &Scope::Whole).unwrap();
+        let bits = |m: &ResNet<B>| tensors(m).into_iter().flat_map(|t| t.values).map(f32::to_bits).collect::<Vec<_>>();
+        assert_eq!(bits(&loaded), bits(&model));
+        assert_eq!(bytes, to_bytes(&loaded, &about("3")).unwrap());
+        assert_eq!(metadata(&bytes).unwrap(), about("3"));
+        assert_eq!(report.matched_parameters(), bits(&model).len());
+        assert!(shapes(&model).iter().any(|(name, _)| name == "layer1.0.bn2.running_var"), "running statistics are saved");
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_bytes() {
+        let bytes = |seed| to_bytes(&net(&small(), seed), &about("0")).unwrap();
+        assert_eq!(bytes(1), bytes(1));
+        assert_ne!(bytes(1), bytes(2));
+    }
+
+    #[test]
+    fn loaded_parameters_can_be_trained_and_statistics_can_not() {
+        struct Trainable(ModulePath, Vec<String>);
+        impl ModuleVisitor<B> for Trainable {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+                if param.val().is_require_grad() {
+                    self.1.push(self.0.name());
+                }
+            }
+            fn enter_module(&mut self, name: &str, container: &str) {
+                self.0.enter(name, container);
+            }
+            fn exit_module(&mut self, _name: &str, container: &str) {
+                self.0.exit(container);
+            }
+        }
+        let (model, _) = from_tensors(net(&small(), 1), tensors(&net(&small(), 2)), &Scope::Whole).unwrap();
+        let mut visitor = Trainable(ModulePath::default(), vec![]);
+        model.visit(&mut visitor);
+        let expected: Vec<String> = shapes(&model).into_iter().map(|(name, _)| name).filter(|n| !is_buffer(n)).collect();
+        assert_eq!(visitor.1, expected);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_listed() {
+        let wider = ResNetConfig { blocks: vec![1, 2], widths: vec![4, 12], ..small() };
+        let deeper = ResNetConfig { blocks: vec![2, 1], ..small() };
+        let bytes = |config: &ResNetConfig| to_bytes(&net(config, 1), &about("0")).unwrap();
+
+        let report = coverage(from_bytes(net(&wider, 1), &bytes(&small()), &Scope::Whole));
+        assert!(report.missing.iter().any(|(name, shape)| name == "layer2.1.conv1.weight" && *shape == [12, 12, 3, 3, 3]));
+        assert!(report.mismatched.contains(&("fc.weight".to_owned(), vec![2, 8], vec![2, 12])));
+        assert!(report.unexpected.is_empty());
+        let text = report.to_string();
+        assert!(
+            text.starts_with(&format!("matched {} of ", report.matched.len())) && text.contains("layer2.0.bn1.bias [8], expected [12]"),
+            "{text}"
+        );
+
+        let report = coverage(from_bytes(net(&small(), 1), &bytes(&deeper), &Scope::Whole));
+        assert!(report.missing.is_empty() && report.unexpected.iter().all(|(name, _)| name.starts_with("layer1.1.")), "{report}");
+        assert_eq!(report.unexpected.len(), 10);
+        assert!(report.to_string().contains("and 2 more"), "{report}");
+    }
+
+    #[test]
+    fn a_scope_loads_its_part_and_leaves_the_rest() {
+        let scope = |prefix: &str| Scope::Prefixes(vec![prefix.to_owned()]);
+        let bytes = to_bytes(&net(&small(), 1), &about("0")).unwrap();
+        let (loaded, report) = from_bytes(net(&small(), 2), &bytes, &scope("layer1.")).unwrap();
+        let (from, to) = (tensors(&net(&small(), 1)), tensors(&net(&small(), 2)));
+        for ((now, from), to) in tensors(&loaded).iter().zip(&from).zip(&to) {
+            assert_eq!(now, if now.name.starts_with("layer1.") { from } else { to });
+        }
+        assert_eq!(report.left.len() + report.matched.len(), from.len());
+        assert!(coverage(from_bytes(net(&small(), 2), &bytes, &scope("encoder."))).matched.is_empty(), "nothing matched is an error");
+    }
+
+    #[test]
+    fn values_that_are_not_finite_are_refused() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut values = tensors(&net(&small(), 1));
+            values[3].values[0] = bad;
+            let error = from_tensors(net(&small(), 1), values, &Scope::Whole).unwrap_err().to_string();
+            assert!(error.contains("bn1.running_mean") && error.contains("not finite"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_copy_goes_by_the_path_map() {
+        let swap = |name: &str| match name.strip_prefix("layer1.0.conv1") {
+            Some(rest) => Some(format!("layer1.0.conv2{rest}")),
+            None => name.starts_with("layer1.0.conv2").then(|| name.replace("conv2", "conv1")),
+        };
+        let convs = Scope::Prefixes(vec!["layer1.0.conv".to_owned()]);
+        let (copied, report) = copy(&net(&small(), 1), net(&small(), 2), &convs, swap).unwrap();
+        let value = |m: &ResNet<B>, name: &str| tensors(m).into_iter().find(|t| t.name == name).unwrap().values;
+        assert_eq!(value(&copied, "layer1.0.conv1.weight"), value(&net(&small(), 1), "layer1.0.conv2.weight"));
+        assert_eq!(report.matched.len(), 2);
+    }
+
+    #[test]
+    fn files_are_written_and_damage_is_an_error() {
+        let dir = std::env::temp_dir().join(format!("panscreen-weights-{}", std::process::id()));
+        let path = dir.join("glance.safetensors");
+        save(&path, &net(&small(), 1), &about("0")).unwrap();
+        assert!(load(&path, net(&small(), 2), &Scope::Whole).is_ok());
+        let whole = std::fs::read(&path).unwrap();
+        for damaged in [&whole[..whole.len() - 1], &whole[..4], b"", b"not weights at all", &[0xFF; 64]] {
+            std::fs::write(&path, damaged).unwrap();
+            let error = load(&path, net(&small(), 2), &Scope::Whole).unwrap_err().to_string();
+            assert!(error.contains("glance.safetensors") && error.contains("expected"), "{error}");
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(matches!(load(&path, net(&small(), 2), &Scope::Whole), Err(Error::File(_))));
+    }
 }

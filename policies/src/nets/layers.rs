@@ -2,83 +2,14 @@
 //!
 //! Shapes: `x_NCDHW`; D, H, W are the volume's x, y, z.
 
-use std::sync::Mutex;
-
-use burn::module::{
-    AutodiffModule, Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId,
-};
-use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{Tensor, TensorData, activation, s};
-use panscreen_envs::rng;
-use rand_distr::{Distribution, StandardNormal, StandardUniform};
+use burn::module::{Module, Param};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData, s};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::Init;
 use crate::kernels::{self, KernelBackend};
-
-/// What batch norm does: nothing else differs between the two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Statistics of the batch; running statistics are updated (momentum 0.1, unbiased variance).
-    Train,
-    /// The running statistics.
-    Eval,
-}
-
-/// Where a layer's first weights come from: stream `init/PATH` of `seed`, so that they depend on the seed and their own name only.
-pub struct Init<'a, B: Backend> {
-    seed: u64,
-    path: String,
-    device: &'a B::Device,
-}
-
-impl<'a, B: Backend> Init<'a, B> {
-    /// The root of a network called `name` (`glance`, `focus`).
-    pub fn new(seed: u64, name: &str, device: &'a B::Device) -> Self {
-        Self { seed, path: name.to_owned(), device }
-    }
-
-    /// The place of a part: `init.at("layer1").at(0)` draws the weights of `layer1.0`.
-    pub fn at(&self, part: impl std::fmt::Display) -> Self {
-        Self { seed: self.seed, path: format!("{}.{part}", self.path), device: self.device }
-    }
-
-    /// A parameter drawn from a normal distribution with mean 0.
-    pub fn normal<const D: usize>(&self, name: &str, shape: [usize; D], std: f64) -> Param<Tensor<B, D>> {
-        self.draw(name, shape, |rng| {
-            let z: f64 = StandardNormal.sample(rng);
-            z * std
-        })
-    }
-
-    /// A parameter drawn uniformly from -bound to bound.
-    pub fn uniform<const D: usize>(&self, name: &str, shape: [usize; D], bound: f64) -> Param<Tensor<B, D>> {
-        self.draw(name, shape, |rng| {
-            let u: f64 = StandardUniform.sample(rng);
-            bound * (2.0 * u - 1.0)
-        })
-    }
-
-    /// A parameter with one value everywhere.
-    pub fn constant<const D: usize>(&self, name: &str, shape: [usize; D], value: f64) -> Param<Tensor<B, D>> {
-        self.draw(name, shape, |_| value)
-    }
-
-    fn draw<const D: usize>(&self, name: &str, shape: [usize; D], mut value: impl FnMut(&mut rng::Stream) -> f64) -> Param<Tensor<B, D>> {
-        let path = format!("{}.{name}", self.path);
-        let mut stream = rng::stream(self.seed, &format!("init/{path}"), 0, 0);
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| value(&mut stream) as f32).collect();
-        let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
-        Param::initialized(param_id(&path), tensor.require_grad())
-    }
-}
-
-/// An id that depends on the path only, so that optimiser records of one run fit the next.
-fn param_id(path: &str) -> ParamId {
-    use rng::Rng;
-    ParamId::from(rng::stream(0, &format!("param id/{path}"), 0, 0).next_u64())
-}
 
 /// How the weights of a convolution are drawn.
 #[derive(Clone, Copy, Debug)]
@@ -168,210 +99,9 @@ impl<B: Backend> Linear<B> {
     }
 }
 
-/// Which activations are normalised together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum NormKind {
-    /// Groups of channels within one sub-volume. The same in training and screening.
-    Group,
-    /// One channel over the whole batch in training, running statistics afterwards (the published Glance).
-    Batch,
-    /// One channel within one sub-volume.
-    Instance,
-}
-
-/// A normalisation with learned scale and offset, epsilon 1e-5.
-#[derive(Module, Debug)]
-pub struct Norm<B: Backend> {
-    pub weight: Param<Tensor<B, 1>>,
-    pub bias: Param<Tensor<B, 1>>,
-    /// Batch norm only.
-    pub running_mean: Option<Buffer<B>>,
-    /// Batch norm only.
-    pub running_var: Option<Buffer<B>>,
-    /// Groups of channels within a sample; not used by batch norm.
-    groups: usize,
-}
-
-const EPSILON: f64 = 1e-5;
-const MOMENTUM: f64 = 0.1;
-
-/// Kind and number of groups as a network's config gives them.
-#[derive(Clone, Copy, Debug)]
-pub struct NormConfig {
-    pub kind: NormKind,
-    pub groups: usize,
-}
-
-impl NormConfig {
-    /// All widths must be divisible by the number of groups.
-    pub fn check(&self, widths: &[usize]) -> Result<(), ConfigError> {
-        match widths.iter().find(|&&w| self.kind == NormKind::Group && (self.groups == 0 || w % self.groups != 0)) {
-            None => Ok(()),
-            Some(w) => Err(ConfigError(format!(
-                "a width of {w} is not divisible by norm_groups = {}; choose a common divisor of all widths {widths:?}",
-                self.groups
-            ))),
-        }
-    }
-
-    pub fn init<B: Backend>(&self, init: &Init<B>, channels: usize) -> Norm<B> {
-        let batch = self.kind == NormKind::Batch;
-        let buffer = |name: &str, value| {
-            let (id, tensor, _) = init.constant(name, [channels], value).consume();
-            Buffer { id, value: Mutex::new(tensor.detach().set_require_grad(false)) }
-        };
-        Norm {
-            weight: init.constant("weight", [channels], 1.0),
-            bias: init.constant("bias", [channels], 0.0),
-            running_mean: batch.then(|| buffer("running_mean", 0.0)),
-            running_var: batch.then(|| buffer("running_var", 1.0)),
-            groups: if self.kind == NormKind::Instance { channels } else { self.groups },
-        }
-    }
-}
-
-impl<B: KernelBackend> Norm<B> {
-    pub fn forward(&self, x_NCDHW: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
-        let dims @ [n, c, d, h, w] = x_NCDHW.dims();
-        let normed = match (&self.running_mean, &self.running_var) {
-            (Some(mean), Some(var)) => self.batch(x_NCDHW, mean, var, mode),
-            _ => {
-                let (x, _, var) = centred(x_NCDHW.reshape([n, self.groups, c / self.groups * d * h * w]), &[2]);
-                (x / (var + EPSILON).sqrt()).reshape(dims)
-            }
-        };
-        normed * self.weight.val().reshape([1, c, 1, 1, 1]) + self.bias.val().reshape([1, c, 1, 1, 1])
-    }
-
-    /// Normalise, then leaky ReLU with this negative slope (0 is ReLU).
-    pub fn forward_act(&self, x_NCDHW: Tensor<B, 5>, mode: Mode, negative_slope: f64) -> Tensor<B, 5> {
-        leaky_relu(self.forward(x_NCDHW, mode), negative_slope)
-    }
-
-    /// Normalise, add the shortcut, then leaky ReLU: the end of a residual block.
-    pub fn forward_add_act(&self, x: Tensor<B, 5>, shortcut: Tensor<B, 5>, mode: Mode, negative_slope: f64) -> Tensor<B, 5> {
-        leaky_relu(self.forward(x, mode) + shortcut, negative_slope)
-    }
-
-    fn batch(&self, x_NCDHW: Tensor<B, 5>, mean: &Buffer<B>, var: &Buffer<B>, mode: Mode) -> Tensor<B, 5> {
-        let [n, c, d, h, w] = x_NCDHW.dims();
-        let per_channel = [1, c, 1, 1, 1];
-        match mode {
-            Mode::Eval => (x_NCDHW - mean.get().reshape(per_channel)) / (var.get().reshape(per_channel) + EPSILON).sqrt(),
-            Mode::Train => {
-                let (x, batch_mean, batch_var) = centred(x_NCDHW, &[0, 2, 3, 4]);
-                let count = (n * d * h * w) as f64;
-                mean.update(batch_mean.clone().reshape([c]));
-                var.update(batch_var.clone().reshape([c]) * (count / (count - 1.0).max(1.0)));
-                x / (batch_var + EPSILON).sqrt()
-            }
-        }
-    }
-}
-
-/// `x` less its mean, the mean and the biased variance, over `dims`.
-fn centred<B: Backend, const D: usize>(x: Tensor<B, D>, dims: &[usize]) -> (Tensor<B, D>, Tensor<B, D>, Tensor<B, D>) {
-    let mean = x.clone().mean_dims(dims);
-    let x = x - mean.clone();
-    let var = x.clone().square().mean_dims(dims);
-    (x, mean, var)
-}
-
-/// A running statistic: saved with the weights, updated in a training forward pass, never by an optimiser.
-///
-/// Unlike Burn's `RunningState`, a clone is a copy of its own (an old policy must not follow the current one), and what is read is never
-/// one update behind.
-#[derive(Debug)]
-pub struct Buffer<B: Backend> {
-    id: ParamId,
-    value: Mutex<Tensor<B, 1>>,
-}
-
-impl<B: Backend> Buffer<B> {
-    pub fn get(&self) -> Tensor<B, 1> {
-        self.value.lock().unwrap_or_else(|e| e.into_inner()).clone()
-    }
-
-    fn update(&self, observed: Tensor<B, 1>) {
-        let mut value = self.value.lock().unwrap_or_else(|e| e.into_inner());
-        *value = value.clone() * (1.0 - MOMENTUM) + observed.detach() * MOMENTUM;
-    }
-
-    fn with(&self, value: Tensor<B, 1>) -> Self {
-        Self { id: self.id, value: Mutex::new(value) }
-    }
-}
-
-impl<B: Backend> Clone for Buffer<B> {
-    fn clone(&self) -> Self {
-        self.with(self.get())
-    }
-}
-
-impl<B: Backend> Module<B> for Buffer<B> {
-    type Record = Param<Tensor<B, 1>>;
-
-    fn visit<V: ModuleVisitor<B>>(&self, visitor: &mut V) {
-        visitor.visit_float(&Param::initialized(self.id, self.get()));
-    }
-    fn map<M: ModuleMapper<B>>(self, mapper: &mut M) -> Self {
-        let (_, value, _) = mapper.map_float(Param::initialized(self.id, self.get())).consume();
-        self.with(value)
-    }
-    fn into_record(self) -> Self::Record {
-        Param::initialized(self.id, self.get())
-    }
-    fn load_record(self, record: Self::Record) -> Self {
-        self.with(record.val())
-    }
-    fn to_device(self, device: &B::Device) -> Self {
-        self.with(self.get().to_device(device))
-    }
-    fn fork(self, device: &B::Device) -> Self {
-        self.to_device(device)
-    }
-    fn collect_devices(&self, mut devices: Devices<B>) -> Devices<B> {
-        let device = self.get().device();
-        if !devices.contains(&device) {
-            devices.push(device);
-        }
-        devices
-    }
-}
-
-impl<B: AutodiffBackend> AutodiffModule<B> for Buffer<B> {
-    type InnerModule = Buffer<B::InnerBackend>;
-
-    fn valid(&self) -> Self::InnerModule {
-        Buffer { id: self.id, value: Mutex::new(self.get().inner()) }
-    }
-    fn from_inner(module: Self::InnerModule) -> Self {
-        Buffer { id: module.id, value: Mutex::new(Tensor::from_inner(module.get())) }
-    }
-}
-
-impl<B: Backend> ModuleDisplayDefault for Buffer<B> {
-    fn content(&self, content: Content) -> Option<Content> {
-        content.add_formatted(&"Buffer").optional()
-    }
-}
-impl<B: Backend> ModuleDisplay for Buffer<B> {}
-
-/// Leaky ReLU; slope 0 is ReLU.
-pub fn leaky_relu<B: Backend>(x: Tensor<B, 5>, negative_slope: f64) -> Tensor<B, 5> {
-    if negative_slope == 0.0 { activation::relu(x) } else { activation::leaky_relu(x, negative_slope) }
-}
-
-/// Max pooling, kernel 3, stride 2, padding 1. A maximum is separable: first over H and W, then over D.
-pub fn max_pool3d<B: Backend>(x_NCDHW: Tensor<B, 5>) -> Tensor<B, 5> {
-    use burn::tensor::module::max_pool2d;
-    let [n, c, d, h, w] = x_NCDHW.dims();
-    let x = max_pool2d(x_NCDHW.reshape([n, c * d, h, w]), [3, 3], [2, 2], [1, 1], [1, 1], false);
-    let [_, _, h, w] = x.dims();
-    let x = max_pool2d(x.reshape([n, c, d, h * w]), [3, 1], [2, 1], [1, 0], [1, 1], false);
-    let d = x.dims()[2];
-    x.reshape([n, c, d, h, w])
+/// Max pooling of ResNet's stem: kernel 3, stride 2, padding 1.
+pub fn max_pool3d<B: KernelBackend>(x_NCDHW: Tensor<B, 5>) -> Tensor<B, 5> {
+    kernels::max_pool3d(x_NCDHW, [3; 3], [2; 3], [1; 3])
 }
 
 /// Every `stride`-th voxel from the first.
@@ -392,13 +122,11 @@ pub enum Pooling {
 
 impl Pooling {
     /// `x_NCDHW` -> `[N, C]`.
-    pub fn apply<B: Backend>(self, x_NCDHW: Tensor<B, 5>) -> Tensor<B, 2> {
-        let x: Tensor<B, 3> = x_NCDHW.flatten(2, 4);
-        let pooled = match self {
-            Pooling::Max => x.max_dim(2),
-            Pooling::Avg => x.mean_dim(2),
-        };
-        pooled.squeeze_dim(2)
+    pub fn apply<B: KernelBackend>(self, x_NCDHW: Tensor<B, 5>) -> Tensor<B, 2> {
+        match self {
+            Pooling::Max => kernels::global_max_pool3d(x_NCDHW),
+            Pooling::Avg => kernels::global_avg_pool3d(x_NCDHW),
+        }
     }
 }
 
@@ -428,4 +156,61 @@ fn interpolation(length: usize, scale: usize) -> Vec<f32> {
         weights[high * out + j] += at.fract() as f32;
     }
     weights
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::backend::Flex;
+    use burn::backend::flex::FlexDevice;
+
+    fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<Flex, D> {
+        Tensor::from_data(TensorData::new(values.to_vec(), shape), &Default::default())
+    }
+
+    fn values<const D: usize>(t: Tensor<Flex, D>) -> Vec<f32> {
+        t.into_data().to_vec().unwrap()
+    }
+
+    #[test]
+    fn first_weights_have_the_deviation_asked_for() {
+        let place = Init::<Flex>::new(3, "net", &FlexDevice);
+        let std = |conv: Conv3d<Flex>| {
+            let w = values(conv.weight.val());
+            (w.iter().map(|v| v * v).sum::<f32>() / w.len() as f32).sqrt()
+        };
+        let new = |how| Conv3d::new(&place, [16, 32], 3, [1; 3], false, how);
+        for (how, expected) in [
+            (ConvInit::FanOut, (2.0 / (32.0 * 27.0f32)).sqrt()),
+            (ConvInit::FanIn { negative_slope: 0.0 }, (2.0 / (16.0 * 27.0f32)).sqrt()),
+        ] {
+            assert!((std(new(how)) / expected - 1.0).abs() < 0.03, "{how:?}");
+        }
+        let uniform = values(place.uniform("u", [10_000], 0.5).val());
+        assert!(uniform.iter().all(|v| v.abs() <= 0.5) && uniform.iter().any(|v| *v > 0.45) && uniform.iter().any(|v| *v < -0.45));
+    }
+
+    #[test]
+    fn max_pooling_sees_its_27_neighbours() {
+        let [d, h, w] = [5usize, 4, 3];
+        let x: Vec<f32> = (0..d * h * w).map(|i| ((i * 37) % 61) as f32 - 100.0).collect();
+        let found = values(max_pool3d(tensor(&x, [1, 1, d, h, w])));
+        let mut expected = vec![];
+        for (i, j, k) in (0..3).flat_map(|i| (0..2).flat_map(move |j| (0..2).map(move |k| (i, j, k)))) {
+            let near = |at: usize, n: usize| (2 * at).saturating_sub(1)..(2 * at + 2).min(n);
+            let voxels = near(i, d).flat_map(|a| near(j, h).flat_map(move |b| near(k, w).map(move |c| (a, b, c))));
+            expected.push(voxels.map(|(a, b, c)| x[(a * h + b) * w + c]).fold(f32::MIN, f32::max));
+        }
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn trilinear_upsampling_has_pytorchs_values() {
+        // torch.nn.functional.interpolate([0, 1, 3], scale_factor=2, mode="linear")
+        let x = tensor(&[0.0, 1.0, 3.0], [1, 1, 1, 1, 3]);
+        assert_eq!(values(upsample_trilinear(x, [1, 1, 2])), [0.0, 0.25, 0.75, 1.5, 2.5, 3.0]);
+        let y = upsample_trilinear(tensor(&[0.0, 4.0], [1, 1, 2, 1, 1]), [2, 2, 1]);
+        assert_eq!(y.dims(), [1, 1, 4, 2, 1]);
+        assert_eq!(values(y), [0.0, 0.0, 1.0, 1.0, 3.0, 3.0, 4.0, 4.0]);
+    }
 }

@@ -12,8 +12,9 @@ use burn::tensor::backend::Backend;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Conv3d, ConvInit, ConvTranspose3d, Init, Mode, Norm, NormConfig, NormKind, upsample_trilinear};
-use super::{ConfigError, require};
+use super::layers::{Conv3d, ConvInit, ConvTranspose3d, upsample_trilinear};
+use super::norm::{Mode, Norm, NormConfig, NormKind};
+use super::{ConfigError, Init, require, require_channels};
 use crate::kernels::KernelBackend;
 
 /// How a coarse level becomes as fine as the next.
@@ -49,6 +50,9 @@ pub struct ResidualUNetConfig {
     pub upsampling: Upsampling,
     /// Convolutions of each level of the decoder, at least 1. Default 1: most of the cost is in the finest level.
     pub decoder_convs: usize,
+    /// Share of lesion voxels that the untrained network expects, above 0 and below 1. Default 0.02: most voxels are background, and from
+    /// even odds (0.5 for two classes) the first hundreds of steps only teach that.
+    pub foreground_prior: f64,
 }
 
 impl Default for ResidualUNetConfig {
@@ -63,6 +67,7 @@ impl Default for ResidualUNetConfig {
             negative_slope: 0.01,
             upsampling: Upsampling::Transposed,
             decoder_convs: 1,
+            foreground_prior: 0.02,
         }
     }
 }
@@ -88,6 +93,9 @@ impl ResidualUNetConfig {
             format!("negative_slope = {}; choose at least 0 and below 1", self.negative_slope)
         })?;
         require(self.decoder_convs > 0, || "decoder_convs = 0; choose at least 1".to_owned())?;
+        require(self.foreground_prior > 0.0 && self.foreground_prior < 1.0, || {
+            format!("foreground_prior = {}; choose above 0 and below 1", self.foreground_prior)
+        })?;
         self.norm().check(widths)
     }
 
@@ -139,20 +147,26 @@ impl ResidualUNetConfig {
         Ok(Encoder { levels: levels.collect(), stem })
     }
 
-    /// The network with its first weights: Kaiming normal over incoming connections, norms 1 and 0, biases 0 (nnU-Net).
+    /// The network with its first weights: Kaiming normal over incoming connections, norms 1 and 0, biases 0 (nnU-Net), but
+    /// for the head's, which say `foreground_prior` (as in RetinaNet).
     pub fn init<B: Backend>(&self, in_channels: usize, classes: usize, init: &Init<B>) -> Result<ResidualUNet<B>, ConfigError> {
+        require_channels(in_channels, classes)?;
         let encoder = self.init_encoder(in_channels, &init.at("encoder"))?;
         let strides = self.level_strides();
         let decoder = (0..self.widths.len() - 1).map(|level| {
             DecoderLevel::new(self, [self.widths[level + 1], self.widths[level]], strides[level + 1], &init.at("decoder").at(level))
         });
         let finest = self.widths[0];
+        let mut head = Conv3d::new(&init.at("head"), [finest, classes], 1, [1; 3], true, self.conv_init());
+        let lesion = self.foreground_prior / (classes - 1) as f64;
+        let log_odds: Vec<f64> = (0..classes).map(|k| if k == 0 { (1.0 - self.foreground_prior).ln() } else { lesion.ln() }).collect();
+        head.bias = Some(init.at("head").given("bias", &log_odds));
         let expands = strides[0] != [1; 3] && self.upsampling == Upsampling::Transposed;
         Ok(ResidualUNet {
             encoder,
             decoder: decoder.collect(),
             expand: expands.then(|| ConvTranspose3d::new(&init.at("expand"), [finest, finest], strides[0])),
-            head: Conv3d::new(&init.at("head"), [finest, classes], 1, [1; 3], true, self.conv_init()),
+            head,
             stem_stride: strides[0],
         })
     }
@@ -303,6 +317,162 @@ impl<B: KernelBackend> ResidualUNet<B> {
         match &self.expand {
             Some(expand) => self.head.forward(expand.forward(y)),
             None => upsample_trilinear(self.head.forward(y), self.stem_stride),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{self, B};
+    use super::*;
+    use crate::weights::{self, NamedTensor, Scope};
+    use burn::backend::Flex;
+    use burn::tensor::TensorData;
+
+    fn tiny() -> ResidualUNetConfig {
+        ResidualUNetConfig { widths: vec![2, 4], blocks: vec![1, 1], norm_groups: 2, ..ResidualUNetConfig::default() }
+    }
+
+    fn net(config: &ResidualUNetConfig) -> ResidualUNet<B> {
+        config.init(1, 2, &Init::new(5, "focus", &Default::default())).unwrap()
+    }
+
+    fn filled<const D: usize>(name: &str, shape: [usize; D]) -> Tensor<B, D> {
+        Tensor::from_data(TensorData::new(golden::fill(name, shape.iter().product(), 0.0, 1.0), shape), &Default::default())
+    }
+
+    /// Every 97th logit, from a NumPy implementation in f64 that shares nothing with this one but the fill rule.
+    fn check_logits(config: ResidualUNetConfig, samples: [f64; 8], abs_sum: f64) {
+        let config = ResidualUNetConfig { widths: vec![4, 8], blocks: vec![1, 2], norm_groups: 2, ..config };
+        let model = config.init::<B>(2, 3, &Init::new(0, "focus", &Default::default())).unwrap();
+        let weights = golden::rule("unet", weights::shapes(&model));
+        let (model, _) = weights::from_tensors(model, weights, &Scope::Whole).unwrap();
+        let logits = model.forward(filled("unet.x", [2, 2, 4, 8, 4]), Mode::Eval);
+        assert_eq!(logits.dims(), [2, 3, 4, 8, 4]);
+        let logits: Vec<f64> = logits.into_data().iter::<f32>().map(f64::from).collect();
+        let found: Vec<f64> = logits.iter().step_by(97).copied().collect();
+        golden::assert_close("logits", &found, &samples, 1.0, 1e-4);
+        golden::assert_close("abs_sum", &[logits.iter().map(|v| v.abs()).sum()], &[abs_sum], abs_sum, 1e-5);
+    }
+
+    #[test]
+    fn logits_agree_with_a_second_implementation() {
+        let plain = ResidualUNetConfig::default;
+        let strided = || ResidualUNetConfig { strides: vec![[1, 2, 2], [2, 2, 1]], ..plain() };
+        let smooth = ResidualUNetConfig { upsampling: Upsampling::Trilinear, decoder_convs: 2, ..strided() };
+        check_logits(plain(), [0.226052, 0.550814, 0.222535, 0.483231, 0.0811, 1.217596, -1.259135, -0.049653], 387.4523);
+        check_logits(strided(), [-0.028732, -0.067309, -0.052387, -0.365025, 0.066662, -0.415201, -0.08022, -0.106597], 222.4591);
+        check_logits(smooth, [0.283986, -0.035955, -0.278521, 0.298984, 0.168891, 0.807011, 0.084372, -0.738144], 291.5353);
+    }
+
+    /// Each tensor's gradient along its own direction against central differences of a loss that weighs every logit.
+    fn check_gradient(config: ResidualUNetConfig) {
+        // A steep slope below 0: differences are not defined across a kink.
+        let config = ResidualUNetConfig { negative_slope: 0.7, ..config };
+        let model = net(&config);
+        let x = filled("x", [2, 1, 4, 4, 4]);
+        let loss = |model: &ResidualUNet<B>| (model.forward(x.clone(), Mode::Eval) * filled("w", [2, 2, 4, 4, 4])).sum();
+        let grads = golden::gradients(&model, &loss(&model).backward());
+        let all = weights::tensors(&model);
+        assert_eq!(grads.len(), all.iter().filter(|t| !weights::is_buffer(&t.name)).count(), "every parameter has a gradient");
+        for grad in grads {
+            let norm = grad.values.iter().map(|g| g * g).sum::<f32>().sqrt();
+            assert!(norm > 1e-4, "{} has no gradient", grad.name);
+            const H: f32 = 2e-3;
+            let moved = |by: f32| {
+                let step = |t: &NamedTensor| match t.name == grad.name {
+                    true => {
+                        NamedTensor { values: t.values.iter().zip(&grad.values).map(|(v, g)| v + by * g / norm).collect(), ..t.clone() }
+                    }
+                    false => t.clone(),
+                };
+                let (moved, _) = weights::from_tensors(model.clone(), all.iter().map(step).collect(), &Scope::Whole).unwrap();
+                loss(&moved).into_scalar()
+            };
+            let slope = (moved(H) - moved(-H)) / (2.0 * H);
+            assert!((slope - norm).abs() < 0.02 * norm + 0.02, "{}: {slope} by differences, {norm} by autodiff", grad.name);
+        }
+    }
+
+    #[test]
+    fn gradients_agree_with_finite_differences() {
+        check_gradient(tiny());
+        check_gradient(ResidualUNetConfig { upsampling: Upsampling::Trilinear, decoder_convs: 2, norm: NormKind::Instance, ..tiny() });
+        check_gradient(ResidualUNetConfig { strides: vec![[2, 2, 1], [1, 2, 2]], norm: NormKind::Batch, ..tiny() });
+    }
+
+    #[test]
+    fn logits_lie_on_the_grid_of_the_input() {
+        let strided = || vec![[2, 2, 1], [2, 2, 2]];
+        for (strides, upsampling) in
+            [(vec![], Upsampling::Transposed), (strided(), Upsampling::Transposed), (strided(), Upsampling::Trilinear)]
+        {
+            let config = ResidualUNetConfig { strides, upsampling, ..tiny() };
+            let [d, h, w] = config.divisor();
+            let x = Tensor::<B, 5>::zeros([1, 1, 2 * d, h, 3 * w], &Default::default());
+            assert_eq!(net(&config).forward(x, Mode::Eval).dims(), [1, 2, 2 * d, h, 3 * w]);
+        }
+    }
+
+    #[test]
+    fn an_untrained_network_expects_few_lesions() {
+        for classes in [2, 4] {
+            let model = tiny().init::<B>(1, classes, &Init::new(5, "focus", &Default::default())).unwrap();
+            // Zero features leave the bias.
+            let logits = model.head.forward(Tensor::zeros([1, 2, 1, 1, 1], &Default::default()));
+            let p: Vec<f32> = burn::tensor::activation::softmax(logits, 1).into_data().to_vec().unwrap();
+            assert!((p[0] - 0.98).abs() < 1e-6 && (p[1] - 0.02 / (classes - 1) as f32).abs() < 1e-6, "{p:?}");
+        }
+    }
+
+    #[test]
+    fn windows_that_do_not_divide_are_refused_with_a_sentence() {
+        let config = ResidualUNetConfig::default();
+        assert_eq!(config.divisor(), [4, 4, 4]);
+        assert!(config.check_window([24, 24, 16]).is_ok());
+        for (window, nearest) in [([25, 24, 16], "[28, 24, 16]"), ([24, 24, 0], "[24, 24, 4]")] {
+            let error = config.check_window(window).unwrap_err().to_string();
+            assert!(error.contains("[4, 4, 4]") && error.contains(nearest), "{error}");
+        }
+        let anisotropic = ResidualUNetConfig { strides: vec![[1; 3], [2; 3], [2, 2, 1]], ..config };
+        assert!(anisotropic.check_window([24, 24, 18]).is_ok());
+        assert!(anisotropic.check_window([24, 26, 18]).is_err());
+    }
+
+    #[test]
+    fn impossible_configs_are_refused_with_a_sentence() {
+        let base = ResidualUNetConfig::default;
+        for (config, part) in [
+            (ResidualUNetConfig { widths: vec![8], blocks: vec![1], ..base() }, "at least 2"),
+            (ResidualUNetConfig { blocks: vec![1], ..base() }, "differ in length"),
+            (ResidualUNetConfig { strides: vec![[1; 3]], ..base() }, "differ in length"),
+            (ResidualUNetConfig { strides: vec![[1; 3], [2; 3], [3; 3]], ..base() }, "1 or 2"),
+            (ResidualUNetConfig { blocks: vec![1, 0, 1], ..base() }, "at least 1"),
+            (ResidualUNetConfig { widths: vec![8, 24, 50], ..base() }, "not divisible"),
+            (ResidualUNetConfig { stem_kernel: 2, ..base() }, "even"),
+            (ResidualUNetConfig { negative_slope: f64::NAN, ..base() }, "negative_slope"),
+            (ResidualUNetConfig { decoder_convs: 0, ..base() }, "decoder_convs"),
+            (ResidualUNetConfig { foreground_prior: 0.0, ..base() }, "foreground_prior"),
+        ] {
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_demo_has_its_size_and_documented_keys() {
+        let model = ResidualUNetConfig::default().init(2, 2, &Init::<Flex>::new(0, "focus", &Default::default())).unwrap();
+        assert_eq!(weights::parameter_count(&model), 445_602);
+        let names: Vec<String> = weights::shapes(&model).into_iter().map(|(name, _)| name).collect();
+        for key in [
+            "encoder.stem.conv.weight",
+            "encoder.levels.2.0.projection.1.bias",
+            "encoder.levels.0.0.norm2.weight",
+            "decoder.1.up.bias",
+            "decoder.0.convs.0.norm.weight",
+            "head.bias",
+        ] {
+            assert!(names.iter().any(|n| n == key), "{key} in {names:?}");
         }
     }
 }

@@ -10,8 +10,9 @@ use burn::tensor::backend::Backend;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Conv3d, ConvInit, Init, Linear, Mode, Norm, NormConfig, NormKind, Pooling, max_pool3d, subsample};
-use super::{ConfigError, require};
+use super::layers::{Conv3d, ConvInit, Linear, Pooling, max_pool3d, subsample};
+use super::norm::{Mode, Norm, NormConfig, NormKind};
+use super::{ConfigError, Init, require, require_channels};
 use crate::kernels::KernelBackend;
 
 /// The path around a block that changes the shape.
@@ -43,6 +44,8 @@ pub struct ResNetConfig {
     pub shortcut: Shortcut,
     /// Shortcut A carries no gradient, as in MONAI and the published Glance. Default false. No effect on B.
     pub shortcut_detached: bool,
+    /// The 1x1x1 convolution of shortcut B has a bias. Default false: a norm follows; MONAI's default is true. No effect on A.
+    pub shortcut_bias: bool,
     /// Normalisation: "group" (default), "batch" (published) or "instance".
     pub norm: NormKind,
     /// Groups of "group" norm; each width must be divisible by it. Default 4.
@@ -60,6 +63,7 @@ impl Default for ResNetConfig {
             pooling: Pooling::Max,
             shortcut: Shortcut::B,
             shortcut_detached: false,
+            shortcut_bias: false,
             norm: NormKind::Group,
             norm_groups: 4,
         }
@@ -67,7 +71,8 @@ impl Default for ResNetConfig {
 }
 
 impl ResNetConfig {
-    /// The published Glance: ResNet-18 with a stride-1 stem, max pooling and detached shortcuts A.
+    /// The published Glance: ResNet-18 with a stride-1 stem, max pooling and detached shortcuts A. Its ResNet-10 has one block a stage and
+    /// shortcuts B.
     pub fn published() -> Self {
         Self {
             blocks: vec![2, 2, 2, 2],
@@ -78,6 +83,7 @@ impl ResNetConfig {
             pooling: Pooling::Max,
             shortcut: Shortcut::A,
             shortcut_detached: true,
+            shortcut_bias: false,
             norm: NormKind::Batch,
             norm_groups: 4,
         }
@@ -108,6 +114,7 @@ impl ResNetConfig {
     /// The network with its first weights: convolutions Kaiming normal over outgoing connections, norms 1 and 0, as published.
     pub fn init<B: Backend>(&self, in_channels: usize, classes: usize, init: &Init<B>) -> Result<ResNet<B>, ConfigError> {
         self.check()?;
+        require_channels(in_channels, classes)?;
         let mut channels = self.widths[0];
         let mut stages = (0..4).map(|stage| {
             let place = init.at(format_args!("layer{}", stage + 1));
@@ -161,8 +168,7 @@ impl<B: Backend> BasicBlock<B> {
             bn2: norm.init(&init.at("bn2"), to),
             downsample: projects.then(|| {
                 let place = init.at("downsample");
-                // The bias before the norm is MONAI's, kept for its keys and count.
-                let conv = Conv3d::new(&place.at(0), [from, to], 1, [stride; 3], true, ConvInit::FanOut);
+                let conv = Conv3d::new(&place.at(0), [from, to], 1, [stride; 3], config.shortcut_bias, ConvInit::FanOut);
                 (conv, norm.init(&place.at(1), to))
             }),
             stride,
@@ -227,5 +233,161 @@ impl<B: KernelBackend> ResNet<B> {
 
     fn stages(&self) -> [&Vec<BasicBlock<B>>; 4] {
         [&self.layer1, &self.layer2, &self.layer3, &self.layer4]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{self, B};
+    use super::*;
+    use crate::weights::{self, Scope};
+    use burn::backend::Flex;
+    use burn::backend::flex::FlexDevice;
+    use burn::tensor::activation;
+
+    fn data<const D: usize>(t: &Tensor<B, D>) -> Vec<f32> {
+        t.to_data().to_vec().unwrap()
+    }
+
+    /// An entry of `nets_tiny.json`: features, logits, loss, gradients and running statistics.
+    fn check_golden(net: &str, config: ResNetConfig) {
+        let entry = golden::entry(net);
+        let mode = if entry["mode"] == "train" { Mode::Train } else { Mode::Eval };
+        let init = Init::<B>::new(0, "glance", &FlexDevice);
+        let mut model = config.init(1, 2, &init).unwrap();
+        if entry["norm"] != "batch" {
+            // MONAI 1.5 gives its `norm` argument to the stem only; the blocks keep batch norm.
+            model.bn1 = NormConfig { kind: NormKind::Group, groups: 4 }.init(&init, 4);
+        }
+        let (model, _) = weights::from_tensors(model, golden::weights(net, &entry), &Scope::Whole).unwrap();
+        assert_eq!(weights::parameter_count(&model) as u64, entry["params"].as_u64().unwrap());
+        let x = golden::input(&entry);
+
+        // A copy, so that the running statistics move once.
+        let copy = model.clone();
+        let check = |name: &str, t: &Tensor<B, 5>| golden::assert_tensor(name, &t.dims(), &data(t), &entry["features"][name], 1e-4);
+        let conv1 = copy.conv1.forward(x.clone());
+        check("conv1", &conv1);
+        check("bn1", &copy.bn1.clone().forward(conv1, mode));
+        let mut y = copy.stem(x.clone(), mode);
+        check("maxpool", &y);
+        for (i, stage) in copy.stages().into_iter().enumerate() {
+            y = stage.iter().fold(y, |y, block| block.forward(y, mode));
+            check(&format!("layer{}", i + 1), &y);
+        }
+
+        let logits = model.forward(x, mode);
+        let expected: Vec<f64> = entry["logits"].as_array().unwrap().iter().flat_map(golden::floats).collect();
+        let found: Vec<f64> = data(&logits).into_iter().map(f64::from).collect();
+        let largest = expected.iter().fold(0f64, |m, v| m.max(v.abs()));
+        golden::assert_close("logits", &found, &expected, largest, 1e-4);
+
+        let target: Vec<i64> = golden::floats(&entry["target"]).into_iter().map(|t| t as i64).collect();
+        let target = Tensor::<B, 1, burn::tensor::Int>::from_data(target.as_slice(), &Default::default());
+        let loss = -activation::log_softmax(logits, 1).gather(1, target.unsqueeze_dim(1)).mean();
+        let ce = f64::from(data(&loss)[0]);
+        let expected_ce = entry["loss_ce"].as_f64().unwrap();
+        golden::assert_close("loss_ce", &[ce], &[expected_ce], expected_ce, 1e-4);
+
+        let grads = golden::gradients(&model, &loss.backward());
+        for (name, expected) in entry["grads"].as_object().unwrap() {
+            let grad = grads.iter().find(|g| &g.name == name).unwrap();
+            golden::assert_tensor(&format!("gradient of {name}"), &grad.shape, &grad.values, expected, 1e-4);
+        }
+
+        let now = weights::tensors(&model);
+        for (name, expected) in entry["running_after"].as_object().into_iter().flatten() {
+            let expected = golden::floats(expected);
+            let found = &now.iter().find(|t| &t.name == name).unwrap().values;
+            let found: Vec<f64> = found.iter().take(expected.len()).map(|v| f64::from(*v)).collect();
+            golden::assert_close(name, &found, &expected, 1.0, 1e-4);
+        }
+    }
+
+    fn tiny() -> ResNetConfig {
+        ResNetConfig { widths: vec![4, 8, 16, 32], ..ResNetConfig::published() }
+    }
+
+    #[test]
+    fn golden_shortcut_a_batch_norm_max_eval() {
+        check_golden("r18_A_bn_max_eval", tiny());
+    }
+
+    #[test]
+    fn golden_shortcut_a_batch_norm_max_train() {
+        check_golden("r18_A_bn_max_train", tiny());
+    }
+
+    #[test]
+    fn golden_shortcut_b_avg() {
+        let config = || ResNetConfig { shortcut: Shortcut::B, shortcut_bias: true, pooling: Pooling::Avg, ..tiny() };
+        check_golden("r18_B_bn_avg_eval", config());
+        check_golden("r18_B_gn_avg", config());
+    }
+
+    #[test]
+    fn golden_shortcut_a_group_norm_stem() {
+        check_golden("r18_A_gn_max", tiny());
+    }
+
+    #[test]
+    fn golden_resnet10() {
+        check_golden("r10_A_bn_max_eval", ResNetConfig { blocks: vec![1, 1, 1, 1], ..tiny() });
+    }
+
+    #[test]
+    fn parameter_counts() {
+        let count = |config: &ResNetConfig, channels| {
+            weights::parameter_count(&config.init(channels, 2, &Init::<Flex>::new(0, "glance", &Default::default())).unwrap())
+        };
+        let full = golden::entry("r18_full_param_count").as_u64().unwrap() as usize;
+        assert_eq!(full, 32_987_202);
+        assert_eq!(count(&ResNetConfig::published(), 1), full);
+        assert_eq!(count(&ResNetConfig { blocks: vec![1, 1, 1, 1], shortcut: Shortcut::B, ..ResNetConfig::published() }, 1), 14_356_546);
+        assert_eq!(count(&ResNetConfig::default(), 2), 56_770);
+    }
+
+    #[test]
+    fn a_detached_shortcut_has_no_gradient() {
+        let gradient = |detached| {
+            let config = ResNetConfig { shortcut: Shortcut::A, shortcut_detached: detached, norm: NormKind::Group, ..tiny() };
+            let block = BasicBlock::<B>::new(&config, [4, 8], 2, &Init::new(1, "block", &Default::default()));
+            let x = Tensor::<B, 5>::ones([1, 4, 4, 4, 4], &Default::default()).require_grad();
+            let y = block.shortcut(x.clone(), [1, 8, 2, 2, 2], Mode::Train);
+            // A term that always carries a gradient, so that there is a graph.
+            let grads = (y.sum() + x.clone().sum()).backward();
+            x.grad(&grads).unwrap().sum().into_scalar()
+        };
+        assert_eq!(gradient(true), 256.0);
+        assert_eq!(gradient(false), 256.0 + 32.0);
+    }
+
+    #[test]
+    fn a_clone_keeps_its_own_running_statistics() {
+        let config = ResNetConfig { norm: NormKind::Batch, ..ResNetConfig::default() };
+        let model = config.init::<B>(1, 2, &Init::new(0, "glance", &Default::default())).unwrap();
+        let (old, before) = (model.clone(), weights::tensors(&model));
+        model.forward(Tensor::ones([2, 1, 8, 8, 8], &Default::default()), Mode::Train);
+        assert_eq!(weights::tensors(&old), before);
+        assert_ne!(weights::tensors(&model), before);
+    }
+
+    #[test]
+    fn impossible_configs_are_refused_with_a_sentence() {
+        let base = ResNetConfig::default;
+        for (config, part) in [
+            (ResNetConfig { blocks: vec![1; 5], widths: vec![8; 5], ..base() }, "1 to 4"),
+            (ResNetConfig { blocks: vec![1, 1], ..base() }, "differ in length"),
+            (ResNetConfig { widths: vec![8, 0, 32], ..base() }, "at least 1"),
+            (ResNetConfig { widths: vec![8, 18, 32], ..base() }, "not divisible by norm_groups = 4"),
+            (ResNetConfig { norm_groups: 0, ..base() }, "not divisible by norm_groups = 0"),
+            (ResNetConfig { widths: vec![32, 16, 8], shortcut: Shortcut::A, ..base() }, "shrink"),
+            (ResNetConfig { stem_kernel: 4, ..base() }, "even"),
+            (ResNetConfig { stem_stride: 3, ..base() }, "choose 1 or 2"),
+        ] {
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(serde_json::from_str::<ResNetConfig>(r#"{"widht": [1]}"#).is_err());
     }
 }
