@@ -166,7 +166,7 @@ pub fn dice_terms<B: Backend>(p_nkv: Tensor<B, 3>, y_nkv: Tensor<B, 3>, config: 
         if config.batch { x_nc.sum_dim(0) } else { x_nc }
     };
     let overlap = sum(p_nkv.clone() * y_nkv.clone());
-    let p_sum = if config.squared { sum(p_nkv.powi_scalar(2)) } else { sum(p_nkv) };
+    let p_sum = if config.squared { sum(p_nkv.clone() * p_nkv) } else { sum(p_nkv) };
     let dice = (overlap * 2.0 + config.smooth_nr) / (p_sum + sum(y_nkv) + config.smooth_dr);
     dice.neg() + 1.0
 }
@@ -180,4 +180,241 @@ pub fn argmax_masks<B: Backend>(logits_nkdhw: Tensor<B, 5>) -> Vec<Vec<u8>> {
     let data = logits_nkdhw.into_data().convert::<f32>();
     let logits = data.as_slice::<f32>().expect("converted to f32 above");
     dice_ce_fused::argmax(logits, k, voxels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::losses::golden::{check_close, losses, numbers};
+    use burn::backend::{Autodiff, Flex};
+    use burn::tensor::DType;
+
+    type B = Autodiff<Flex>;
+
+    fn list<const D: usize>(x: Tensor<B, D>) -> Vec<f64> {
+        x.into_data().iter::<f64>().collect()
+    }
+
+    fn logits(values: &[f64], shape: [usize; 5], dtype: DType) -> Tensor<B, 5> {
+        Tensor::from_data(TensorData::new(values.to_vec(), shape), (&Default::default(), dtype)).require_grad()
+    }
+
+    fn target(values: &[f64], [n, _, d, h, w]: [usize; 5]) -> Tensor<B, 4, Int> {
+        let values: Vec<i64> = values.iter().map(|&v| v as i64).collect();
+        Tensor::from_data(TensorData::new(values, [n, d, h, w]), &Default::default())
+    }
+
+    /// Loss terms and gradient of the total, from the fused kernel (f32) or from tensor operations (f64).
+    fn run(z: &[f64], y: &[f64], shape: [usize; 5], config: &DiceCeConfig, fused: bool) -> (Vec<f64>, Vec<f64>) {
+        let z = logits(z, shape, if fused { DType::F32 } else { DType::F64 });
+        // Only f32 takes the kernel, so this is the reference in f64.
+        let loss = dice_ce(z.clone(), target(y, shape), config);
+        let grad = z.grad(&loss.total.backward()).unwrap().into_data().iter::<f64>().collect();
+        (vec![list(loss.dice)[0], list(loss.ce)[0], list(loss.total)[0]], grad)
+    }
+
+    #[test]
+    fn dice_ce_equals_monai() {
+        let base = DiceCeConfig::published();
+        let configs = [
+            ("dicece_default", base.clone()),
+            ("dicece_no_background", DiceCeConfig { include_background: false, ..base.clone() }),
+            ("dicece_batch", DiceCeConfig { batch: true, ..base.clone() }),
+            ("dice_default", DiceCeConfig { ce_weight: 0.0, ..base.clone() }),
+            ("dice_squared", DiceCeConfig { ce_weight: 0.0, squared: true, ..base.clone() }),
+            ("dice_no_background", DiceCeConfig { ce_weight: 0.0, include_background: false, ..base.clone() }),
+            ("ce_only", DiceCeConfig { dice_weight: 0.0, ..base.clone() }),
+            ("dicece_lambda", DiceCeConfig { dice_weight: 0.7, ce_weight: 1.3, ..base }),
+        ];
+        let golden = &losses()["dice_ce"];
+        let (z, y) = (numbers(&golden["logits"]), numbers(&golden["label"]));
+        for case in golden["cases"].as_array().unwrap() {
+            let id = case["id"].as_str().unwrap();
+            let Some((_, config)) = configs.iter().find(|(name, _)| *name == id) else {
+                assert_eq!(id, "dice_none", "a golden case without a config");
+                continue;
+            };
+            for (fused, tolerance) in [(false, 1e-12), (true, 1e-6)] {
+                let (terms, grad) = run(&z, &y, [2, 2, 4, 5, 3], config, fused);
+                check_close(id, &terms[2..], &numbers(&case["value"]), tolerance);
+                // Gradients are below 0.01 here: judged on that scale.
+                check_close(id, &grad, &numbers(&case["grad"]), 0.01 * tolerance);
+            }
+        }
+    }
+
+    #[test]
+    fn dice_terms_equal_monai_without_reduction() {
+        let golden = &losses()["dice_ce"];
+        let (z, y) = (numbers(&golden["logits"]), numbers(&golden["label"]));
+        let case = golden["cases"].as_array().unwrap().iter().find(|c| c["id"] == "dice_none").unwrap();
+        let z = logits(&z, [2, 2, 4, 5, 3], DType::F64);
+        let one_hot: Vec<f64> = y.chunks(60).flat_map(|y| y.iter().map(|v| 1.0 - v).chain(y.iter().copied())).collect();
+        let one_hot = Tensor::from_data(TensorData::new(one_hot, [2, 2, 60]), (&Default::default(), DType::F64));
+        let p = burn::tensor::activation::softmax(z.clone().reshape([2, 2, 60]), 1);
+        let terms = dice_terms(p, one_hot, &DiceCeConfig::published());
+        check_close("dice_none", &list(terms.clone()), &numbers(&case["value"]), 1e-12);
+        let grad: Vec<f64> = z.grad(&terms.sum().backward()).unwrap().into_data().iter::<f64>().collect();
+        check_close("dice_none gradient", &grad, &numbers(&case["grad"]), 1e-14);
+    }
+
+    /// Three classes, a crop with every class, one with background alone, one with classes 0 and 2; more voxels than one chunk.
+    fn three_classes() -> (Vec<f64>, Vec<f64>, [usize; 5]) {
+        let shape = [3, 3, 15, 16, 10];
+        let voxels = 15 * 16 * 10;
+        let hash = |i: usize| ((i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f64 / (1u64 << 24) as f64;
+        let z = (0..9 * voxels).map(|i| 8.0 * hash(i) - 4.0).collect();
+        let y = (0..3 * voxels).map(|i| match (i / voxels, hash(7 * i + 3)) {
+            (0, h) if h < 0.1 => 1.0,
+            (0 | 2, h) if h > 0.95 => 2.0,
+            _ => 0.0,
+        });
+        (z, y.collect(), shape)
+    }
+
+    fn varied_configs() -> Vec<DiceCeConfig> {
+        let base = DiceCeConfig::default();
+        vec![
+            base.clone(),
+            DiceCeConfig::published(),
+            DiceCeConfig { batch: true, ..base.clone() },
+            DiceCeConfig { squared: true, smooth_nr: 20.0, smooth_dr: 20.0, ..base.clone() },
+            DiceCeConfig { include_background: false, class_weights: vec![1.0, 10.0, 0.5], ..base.clone() },
+            DiceCeConfig { dice_weight: 0.3, ce_weight: 2.0, squared: true, batch: true, include_background: false, ..base },
+        ]
+    }
+
+    #[test]
+    fn fused_kernel_equals_tensor_operations() {
+        let (z, y, shape) = three_classes();
+        for config in varied_configs() {
+            let (terms, grad) = run(&z, &y, shape, &config, true);
+            let (terms_f64, grad_f64) = run(&z, &y, shape, &config, false);
+            check_close(&format!("{config:?}"), &terms, &terms_f64, 1e-6);
+            let scale = grad_f64.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+            let scaled = |g: &[f64]| g.iter().map(|g| g / scale).collect::<Vec<_>>();
+            check_close(&format!("gradient, {config:?}"), &scaled(&grad), &scaled(&grad_f64), 1e-6);
+        }
+    }
+
+    #[test]
+    fn gradients_equal_finite_differences() {
+        let (z, y, shape) = three_classes();
+        for config in varied_configs() {
+            let (_, grad) = run(&z, &y, shape, &config, false);
+            for i in [0, 1234, 2400, 5000, 7300, 12_000, 21_599] {
+                let at = |step: f64| {
+                    let mut z = z.clone();
+                    z[i] += step;
+                    run(&z, &y, shape, &config, false).0[2]
+                };
+                let h = 1e-4;
+                check_close(&format!("{config:?} at {i}"), &[(at(h) - at(-h)) / (2.0 * h)], &[grad[i]], 1e-10);
+            }
+        }
+    }
+
+    #[test]
+    fn each_term_has_its_own_gradient() {
+        let (z, y, shape) = three_classes();
+        let z = logits(&z, shape, DType::F32);
+        let config = DiceCeConfig::default();
+        let grads = [true, false].map(|first| {
+            let loss = dice_ce(z.clone(), target(&y, shape), &config);
+            let term = if first { loss.dice } else { loss.ce };
+            z.grad(&term.backward()).unwrap().into_data().iter::<f64>().collect::<Vec<_>>()
+        });
+        let (_, total) = run(&list(z), &y, shape, &config, true);
+        let sum: Vec<f64> = grads[0].iter().zip(&grads[1]).map(|(a, b)| a + b).collect();
+        check_close("sum of the gradients of both terms", &sum, &total, 1e-9);
+        assert!(grads.iter().all(|g| g.iter().any(|v| v.abs() > 1e-6)));
+    }
+
+    #[test]
+    fn crops_without_lesion_have_no_dice_term_when_skipped() {
+        let (z, y, shape) = three_classes();
+        let config = DiceCeConfig { ce_weight: 0.0, ..DiceCeConfig::default() };
+        let (_, grad) = run(&z, &y, shape, &config, true);
+        let crop = grad.len() / 3;
+        assert!(grad[crop..2 * crop].iter().all(|&g| g == 0.0), "the second crop is background alone");
+        assert!(grad[..crop].iter().any(|&g| g != 0.0) && grad[2 * crop..].iter().any(|&g| g != 0.0));
+        let (terms, grad) = run(&z, &vec![0.0; y.len()], shape, &config, true);
+        assert_eq!(terms[0], 0.0, "no crop with lesion: no Dice loss");
+        assert!(grad.iter().all(|&g| g == 0.0));
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let (z, y, shape) = three_classes();
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| run(&z, &y, shape, &DiceCeConfig::default(), true))
+        };
+        assert_eq!(with(1), with(3));
+    }
+
+    #[test]
+    fn extreme_logits_stay_finite_and_nan_is_seen() {
+        let shape = [1, 2, 1, 1, 4];
+        let (z, y) = ([900.0, -900.0, 0.0, 88.0, -900.0, 900.0, 0.0, -88.0], [0.0, 0.0, 1.0, 1.0]);
+        let (terms, grad) = run(&z, &y, shape, &DiceCeConfig::default(), true);
+        let (terms_f64, grad_f64) = run(&z, &y, shape, &DiceCeConfig::default(), false);
+        check_close("terms", &terms, &terms_f64, 1e-6);
+        check_close("gradient", &grad, &grad_f64, 1e-6);
+        for bad in [f64::NAN, f64::INFINITY] {
+            for i in 0..8 {
+                let mut z = z;
+                z[i] = bad;
+                let (terms, _) = run(&z, &y, shape, &DiceCeConfig::default(), true);
+                assert!(!terms[2].is_finite(), "{bad} at {i} gave {terms:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn argmax_takes_the_likeliest_class_and_the_lower_on_a_tie() {
+        let z = logits(&[0.0, 1.0, 2.0, -1.0, 1.0, 1.0, 1.0, -2.0, 3.0, 0.0, 2.0, -3.0], [1, 3, 1, 2, 2], DType::F32);
+        assert_eq!(argmax_masks(z), vec![vec![2, 0, 0, 0]]);
+    }
+
+    #[test]
+    fn check_names_the_value() {
+        let cases = [
+            (DiceCeConfig { ce_weight: -1.0, ..Default::default() }, "ce_weight"),
+            (DiceCeConfig { smooth_dr: 0.0, ..Default::default() }, "smooth_dr"),
+            (DiceCeConfig { dice_weight: f64::NAN, ..Default::default() }, "dice_weight"),
+            (DiceCeConfig { class_weights: vec![1.0], ..Default::default() }, "class_weights"),
+            (DiceCeConfig { class_weights: vec![1.0, 0.0], ..Default::default() }, "class_weights"),
+        ];
+        for (config, key) in cases {
+            assert!(config.check(2).unwrap_err().contains(key));
+        }
+        assert_eq!(DiceCeConfig::default().check(2), Ok(()));
+    }
+
+    #[test]
+    #[ignore = "prints times: cargo test --release -p panscreen-policies dice_ce_speed -- --ignored --nocapture"]
+    fn dice_ce_speed() {
+        let shape = [16, 2, 24, 24, 16];
+        let voxels = 24 * 24 * 16;
+        let z: Vec<f64> = (0..32 * voxels).map(|i| ((i * 7919) % 1000) as f64 / 125.0 - 4.0).collect();
+        let y: Vec<f64> = (0..16 * voxels).map(|i| f64::from(i < 4 * voxels && i % 29 == 0)).collect();
+        let (z, y) = (logits(&z, shape, DType::F32), target(&y, shape));
+        let config = DiceCeConfig::default();
+        let mut best = [f64::INFINITY; 2];
+        for _ in 0..30 {
+            for (i, best) in best.iter_mut().enumerate() {
+                let start = std::time::Instant::now();
+                let total = if i == 0 {
+                    dice_ce(z.clone(), y.clone(), &config).total
+                } else {
+                    let (dice, ce) = reference(z.clone(), y.clone(), &config);
+                    dice + ce
+                };
+                std::hint::black_box(z.grad(&total.backward()));
+                *best = best.min(start.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+        eprintln!("[16, 2, 24, 24, 16] forward + backward: fused {:.2} ms, tensor operations {:.2} ms", best[0], best[1]);
+    }
 }

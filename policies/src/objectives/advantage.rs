@@ -84,3 +84,65 @@ pub fn advantages(rewards: &[f32], groups: &[u32], config: &AdvantageConfig) -> 
     let reward = rewards.iter().map(|&r| f64::from(r)).sum::<f64>() / rewards.len().max(1) as f64;
     Advantages { values, reward: reward as f32, reward_std: (std_sum / groups) as f32, frac_reward_zero_std: (flat / groups) as f32 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::losses::golden::{check_close, losses, numbers, singles};
+
+    fn of(rewards: &[f32], groups: &[u32]) -> Advantages {
+        advantages(rewards, groups, &AdvantageConfig::default())
+    }
+
+    fn wide(values: &[f32]) -> Vec<f64> {
+        values.iter().map(|&v| f64::from(v)).collect()
+    }
+
+    #[test]
+    fn k_rewarded_of_16_equals_the_published_code() {
+        for row in losses()["advantage_k_of_16"].as_array().unwrap() {
+            let k = row["k"].as_u64().unwrap() as usize;
+            let rewards: Vec<f32> = (0..16).map(|i| f32::from(u8::from(i < k))).collect();
+            let found = of(&rewards, &[0; 16]);
+            let (pos, neg) = (row["pos"].as_f64().unwrap(), row["neg"].as_f64().unwrap());
+            let expected: Vec<f64> = (0..16).map(|i| if i < k { pos } else { neg }).collect();
+            check_close(&format!("k = {k}"), &wide(&found.values), &expected, 1e-6);
+            check_close(&format!("std, k = {k}"), &[f64::from(found.reward_std)], &[row["std"].as_f64().unwrap()], 1e-6);
+            assert_eq!(found.frac_reward_zero_std, f32::from(u8::from(k % 16 == 0)));
+        }
+        for case in losses()["gf_screen"]["cases"].as_array().unwrap() {
+            let rewards = singles(&case["reward"]);
+            let found = of(&rewards, &vec![7; rewards.len()]);
+            check_close(case["id"].as_str().unwrap(), &wide(&found.values), &numbers(&case["advantage"]), 1e-6);
+        }
+    }
+
+    #[test]
+    fn groups_stand_alone_whatever_their_order() {
+        let (a, b) = ([1.0, 0.0, 0.0, 1.0], [0.25, 0.5, 0.75, 0.5]);
+        let (alone_a, alone_b) = (of(&a, &[3; 4]), of(&b, &[9; 4]));
+        let mixed = of(&[a[0], b[0], b[1], a[1], a[2], b[2], a[3], b[3]], &[3, 9, 9, 3, 3, 9, 3, 9]);
+        let pick = |indices: [usize; 4]| indices.map(|i| mixed.values[i]).to_vec();
+        assert_eq!(pick([0, 3, 4, 6]), alone_a.values);
+        assert_eq!(pick([1, 2, 5, 7]), alone_b.values);
+        assert_eq!(mixed.reward_std, (alone_a.reward_std + alone_b.reward_std) / 2.0);
+    }
+
+    #[test]
+    fn groups_that_teach_nothing_have_advantage_zero() {
+        let found = of(&[0.1, 0.1, 0.1, 1.0, 0.0, 1.0], &[0, 0, 0, 1, 2, 2]);
+        assert_eq!(found.values[..4], [0.0; 4]);
+        assert!(found.values[4] < 0.0 && found.values[5] > 0.0);
+        check_close("zero-std share", &[f64::from(found.frac_reward_zero_std)], &[2.0 / 3.0], 1e-6);
+        assert_eq!(of(&[], &[]).reward, 0.0);
+    }
+
+    #[test]
+    fn floor_and_clamp_bound_advantages() {
+        let tight = of(&[0.5, 0.501], &[0, 0]);
+        check_close("floor", &wide(&tight.values), &[-0.05, 0.05], 1e-4);
+        let mut rewards = [0.0; 100];
+        rewards[0] = 1.0;
+        assert_eq!(of(&rewards, &[0; 100]).values[0], 5.0);
+    }
+}

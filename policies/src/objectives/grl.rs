@@ -267,3 +267,174 @@ impl GrlStats {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::losses::golden::{check_close, losses, numbers, singles};
+    use burn::backend::{Autodiff, Flex};
+    use burn::tensor::DType;
+    use serde_json::Value;
+
+    type B = Autodiff<Flex>;
+
+    fn logit(p: f64) -> f64 {
+        (p / (1.0 - p)).ln()
+    }
+
+    struct Run {
+        clip: f64,
+        kl: f64,
+        clip_grad: Vec<f64>,
+        kl_grad: Vec<f64>,
+        stats: GrlStats,
+    }
+
+    fn run(logits: &[f64], old_p: &[f64], advantages: &[f32], config: &GrlConfig) -> Run {
+        let old: Vec<f32> = old_p.iter().map(|&q| logit(q) as f32).collect();
+        // Burn frees the graph in a backward pass: one forward for each term.
+        let term = |kl: bool| {
+            let data = TensorData::new(logits.to_vec(), [old.len(), 2]);
+            let z = Tensor::<B, 2>::from_data(data, (&Default::default(), DType::F64)).require_grad();
+            let found = grl(z.clone(), &old, advantages, config);
+            let loss = if kl { found.kl_loss } else { found.clip_loss };
+            let grad: Vec<f64> = z.grad(&loss.backward()).unwrap().into_data().iter::<f64>().collect();
+            (loss.into_data().iter::<f64>().next().unwrap(), grad, found.stats)
+        };
+        let ((clip, clip_grad, stats), (kl, kl_grad, _)) = (term(false), term(true));
+        Run { clip, kl, clip_grad, kl_grad, stats }
+    }
+
+    /// One sub-volume: (clip loss, its gradient on the log-odds, KL loss, its gradient).
+    fn single(p: f64, q: f64, a: f64, config: &GrlConfig) -> [f64; 4] {
+        let found = run(&[0.0, logit(p)], &[q], &[a as f32], config);
+        [found.clip, found.clip_grad[1], found.kl, found.kl_grad[1]]
+    }
+
+    #[test]
+    fn published_batches_equal_the_published_code() {
+        for case in losses()["gf_screen"]["cases"].as_array().unwrap() {
+            let id = case["id"].as_str().unwrap();
+            let get = |key: &str| numbers(&case[key]);
+            let found = run(&get("logits"), &get("old_p"), &singles(&case["advantage"]), &GrlConfig::published());
+            check_close(id, &[found.clip, found.kl], &[get("L_clip"), get("L_kl")].concat(), 1e-6);
+            check_close(&format!("{id} clip gradient"), &found.clip_grad, &get("grad_L_clip"), 1e-7);
+            check_close(&format!("{id} KL gradient"), &found.kl_grad, &get("grad_L_kl"), 1e-7);
+            let ratio = get("ratio");
+            let mean = ratio.iter().sum::<f64>() / ratio.len() as f64;
+            check_close(&format!("{id} ratio"), &[f64::from(found.stats.ratio_mean)], &[mean], 1e-6);
+        }
+    }
+
+    #[test]
+    fn published_single_samples_equal_the_published_code() {
+        for row in losses()["gf_single_sample"]["rows"].as_array().unwrap() {
+            let get = |key: &str| row.get(key).and_then(Value::as_f64).unwrap();
+            let found = single(get("p"), get("q"), get("A"), &GrlConfig::published());
+            check_close(&row.to_string(), &found, &[get("clip"), get("dclip"), get("kl"), get("dkl")], 1e-6);
+        }
+    }
+
+    #[test]
+    fn favoured_action_pushes_hardest_where_glance_is_sure_and_wrong() {
+        let config = GrlConfig::default();
+        // (p, A, gradient on the log-odds at ratio 1): |A| p for A < 0, -A (1 - p) for A >= 0.
+        for (p, a, expected) in [(0.99, -0.6, 0.594), (0.01, -0.6, 0.006), (0.01, 1.7, -1.683), (0.99, 1.7, -0.017), (0.5, 0.0, 0.0)] {
+            let found = single(p, p, a, &config);
+            check_close(&format!("p {p}, A {a}"), &found[..2], &[-a.abs(), expected], 1e-6);
+        }
+        let published = single(0.99, 0.99, -0.6, &GrlConfig::published());
+        assert!(published[1] < 0.0061, "what the fix is for");
+    }
+
+    #[test]
+    fn false_positives_that_rose_keep_their_gradient() {
+        let select = GrlConfig { action: Action::Select, ..GrlConfig::default() };
+        assert_eq!(single(0.6, 0.05, -0.6, &GrlConfig::published())[1], 0.0);
+        assert!(single(0.6, 0.05, -0.6, &select)[1] > 1.0);
+        assert!(single(0.6, 0.05, -0.6, &GrlConfig::default())[1] > 0.1);
+        let dual = GrlConfig { delta: Some(3.0), ..select };
+        let found = single(0.6, 0.05, -0.6, &dual);
+        check_close("dual clip", &found[..2], &[1.8, 0.0], 1e-6);
+    }
+
+    #[test]
+    fn clipping_ends_the_gradient_in_the_wanted_direction_only() {
+        let config = GrlConfig::default();
+        assert_eq!(single(0.6, 0.5, 1.7, &config)[1], 0.0, "select rose by more than 10 %");
+        assert_eq!(single(0.4, 0.5, -0.6, &config)[1], 0.0, "discard rose by more than 10 %");
+        assert!(single(0.4, 0.5, 1.7, &config)[1] < 0.0 && single(0.6, 0.5, -0.6, &config)[1] > 0.0);
+        let logits = [0.0, logit(0.6), 0.0, logit(0.4), 0.0, 0.0, 0.0, logit(0.6)];
+        let found = run(&logits, &[0.5; 4], &[1.0, 1.0, 1.0, -1.0], &GrlConfig { action: Action::Select, ..config });
+        assert_eq!((found.stats.clip_high, found.stats.clip_low), (0.25, 0.0));
+        let found = run(&[0.0, logit(0.4)], &[0.5], &[-1.0], &GrlConfig::published());
+        assert_eq!((found.stats.clip_high, found.stats.clip_low), (0.0, 1.0));
+    }
+
+    #[test]
+    fn bernoulli_kl_is_exact_and_zero_at_the_old_policy() {
+        let config = GrlConfig { beta: 1.0, ..GrlConfig::default() };
+        for (p, q) in [(0.3, 0.5), (0.001, 0.5), (0.9, 0.2)] {
+            let kl = p * f64::ln(p / q) + (1.0 - p) * f64::ln((1.0 - p) / (1.0 - q));
+            let grad = p * (1.0 - p) * (logit(p) - logit(q));
+            check_close(&format!("p {p}, q {q}"), &single(p, q, 0.0, &config)[2..], &[kl, grad], 1e-6);
+        }
+        check_close("p = q", &single(0.3, 0.3, 0.0, &config)[2..], &[0.0, 0.0], 1e-7);
+    }
+
+    #[test]
+    fn gradients_equal_finite_differences() {
+        let logits = [0.3, -0.2, 1.0, 2.0, -1.5, 0.5, 0.2, 0.1];
+        let (old_p, a) = ([0.4, 0.7, 0.8, 0.5], [1.2, -0.7, -0.9, 0.3]);
+        for config in [
+            GrlConfig::default(),
+            GrlConfig { action: Action::Select, ..GrlConfig::default() },
+            GrlConfig { kl: Kl::K3, beta: 0.5, ..GrlConfig::default() },
+            GrlConfig::published(),
+        ] {
+            let grad = run(&logits, &old_p, &a, &config);
+            for i in 0..logits.len() {
+                let at = |step: f64| {
+                    let mut z = logits;
+                    z[i] += step;
+                    let found = run(&z, &old_p, &a, &config);
+                    found.clip + found.kl
+                };
+                let difference = (at(1e-5) - at(-1e-5)) / 2e-5;
+                check_close(&format!("{config:?} at {i}"), &[difference], &[grad.clip_grad[i] + grad.kl_grad[i]], 1e-8);
+            }
+        }
+    }
+
+    #[test]
+    fn extreme_policies_stay_finite() {
+        for config in [GrlConfig::default(), GrlConfig::published(), GrlConfig { kl: Kl::K3, ..GrlConfig::default() }] {
+            for (z, old) in [(80.0_f32, -80.0_f32), (-80.0, 80.0), (300.0, 300.0), (-300.0, 0.0)] {
+                for a in [-1.0, 0.0, 1.0] {
+                    let data = TensorData::from([[0.0_f32, z]]);
+                    let z = Tensor::<B, 2>::from_data(data, &Default::default()).require_grad();
+                    let found = grl(z.clone(), &[old], &[a], &config);
+                    let grad = z.grad(&(found.clip_loss.clone() + found.kl_loss.clone()).backward()).unwrap();
+                    let all = [found.clip_loss.into_data(), found.kl_loss.into_data(), grad.into_data()];
+                    let finite = all.iter().all(|d| d.iter::<f32>().all(f32::is_finite));
+                    assert!(finite && found.stats.named().iter().all(|(_, v)| v.is_finite()), "{config:?} {old} {a}: {all:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn check_names_the_value() {
+        let cases = [
+            (GrlConfig { epsilon: 0.0, ..Default::default() }, "epsilon"),
+            (GrlConfig { beta: -0.1, ..Default::default() }, "beta"),
+            (GrlConfig { delta: Some(1.05), action: Action::Select, ..Default::default() }, "delta"),
+            (GrlConfig { delta: Some(3.0), ..Default::default() }, "favoured"),
+            (GrlConfig { compat: GrlCompat { ratio_clamp: Some([2.0, 5.0]), ..Default::default() }, ..Default::default() }, "ratio_clamp"),
+        ];
+        for (config, word) in cases {
+            assert!(config.check().unwrap_err().contains(word));
+        }
+        assert_eq!((GrlConfig::default().check(), GrlConfig::published().check()), (Ok(()), Ok(())));
+    }
+}

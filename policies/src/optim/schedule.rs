@@ -60,3 +60,43 @@ impl ScheduleConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::losses::golden::{check_close, losses, numbers};
+
+    fn schedule(kind: ScheduleKind, warmup_steps: u64) -> ScheduleConfig {
+        ScheduleConfig { kind, warmup_steps, ..ScheduleConfig::default() }
+    }
+
+    #[test]
+    fn cosine_and_poly_equal_the_references() {
+        let golden = &losses()["schedule"];
+        let small: Vec<f64> = (0..100).map(|t| schedule(ScheduleKind::Cosine, 10).lr(3e-4, t, 100)).collect();
+        check_close("small", &small, &numbers(&golden["small"]["all"]), 1e-16);
+        let paper = schedule(ScheduleKind::Cosine, 2370);
+        for sample in golden["paper"]["samples"].as_array().unwrap() {
+            let (t, lr) = (sample[0].as_u64().unwrap(), sample[1].as_f64().unwrap());
+            check_close(&format!("paper, step {t}"), &[paper.lr(3e-4, t, 1_185_000)], &[lr], 1e-16);
+        }
+        for sample in golden["poly"]["samples"].as_array().unwrap() {
+            let (t, lr) = (sample[0].as_u64().unwrap(), sample[1].as_f64().unwrap());
+            check_close(&format!("poly, step {t}"), &[schedule(ScheduleKind::Poly, 0).lr(0.01, t, 1000)], &[lr], 1e-16);
+        }
+    }
+
+    #[test]
+    fn rates_stay_finite_in_odd_runs() {
+        for kind in [ScheduleKind::Constant, ScheduleKind::Cosine, ScheduleKind::Poly] {
+            for (warmup, total) in [(0, 0), (1, 1), (10, 5), (0, 1), (5, 5)] {
+                for step in [0, 1, 5, 100] {
+                    let lr = schedule(kind, warmup).lr(1.0, step, total);
+                    assert!((0.0..=1.0).contains(&lr), "{kind:?}, warm-up {warmup}, step {step} of {total}: {lr}");
+                }
+            }
+        }
+        assert_eq!(schedule(ScheduleKind::Constant, 0).lr(3e-4, 0, 10), 3e-4);
+        assert!(schedule(ScheduleKind::Cosine, 0).lr(3e-4, 11, 10) < 1e-18, "no bounce after the last step");
+    }
+}
