@@ -49,6 +49,17 @@ pub struct EnvConfig {
     pub workers: usize,
 }
 
+impl EnvConfig {
+    /// Rewards that `env.group` puts together where `glance.group_size` says nothing.
+    pub fn natural_group(&self) -> usize {
+        match self.group {
+            GroupKind::Batch => self.volumes_per_batch * self.crops_per_volume,
+            GroupKind::Volume => self.crops_per_volume,
+            GroupKind::Masks => 16,
+        }
+    }
+}
+
 impl Default for EnvConfig {
     fn default() -> Self {
         EnvConfig {
@@ -115,7 +126,7 @@ pub struct FourCellConfig {
     /// Range -100 to 100. Default `0.5`.
     #[schemars(range(min = -100.0, max = 100.0))]
     pub r#fn: f64,
-    /// No lesion is there, yet Focus marks something. Range -100 to 100. Default `-1`.
+    /// No lesion is there, yet Focus marks something. Range -100 to 100. Default `-0.5`.
     #[schemars(range(min = -100.0, max = 100.0))]
     pub fp: f64,
     /// No lesion is there and Focus marks nothing: only the time is lost. Range -100 to 100. Default `0`.
@@ -125,6 +136,6 @@ pub struct FourCellConfig {
 
 impl Default for FourCellConfig {
     fn default() -> Self {
-        FourCellConfig { tp: 1.0, r#fn: 0.5, fp: -1.0, tn: 0.0 }
+        FourCellConfig { tp: 1.0, r#fn: 0.5, fp: -0.5, tn: 0.0 }
     }
 }

@@ -69,7 +69,7 @@ pub enum Precision {
     Bf16,
 }
 
-/// Oddities of the published code, all off; only `configs/parity` turns them on.
+/// Oddities of the published code, all off; only `configs/parity` turns them on. Those of the objective are in `[objective.compat]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CompatConfig {
@@ -78,10 +78,6 @@ pub struct CompatConfig {
     /// Run the current Glance with batch statistics and the old one with running statistics: their ratio then differs from 1 even with
     /// equal weights. Matters only with `glance.norm = "batch"`. Default `false`.
     pub glance_train_mode_norm: bool,
-    /// Clamp the ratio to 0.01 .. 5 before the clipped objective, which takes the gradient from the worst false positives. Default `false`.
-    pub ratio_preclamp: bool,
-    /// Use log(p + 1e-6) in place of log-softmax, which floors ratios of probabilities below 1e-5. Default `false`.
-    pub log_eps: bool,
     /// Score Dice 1 wherever the reference is empty, whatever was predicted. Default `false`.
     pub empty_reference_dice_one: bool,
 }
