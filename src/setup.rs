@@ -127,6 +127,7 @@ pub fn environment(config: &Config, scans: Arc<Store>) -> Result<CropEnv> {
         },
         volumes: env.volumes_per_batch,
         crops: env.crops_per_volume,
+        group_size: config.glance.group_size,
         lesion_free_weight: env.lesion_free_weight,
         episode: config.train.steps_per_epoch as u64,
         set_reward: SetReward { window_cost: env.window_cost as f32, false_alarm_cost: env.false_alarm_cost as f32 },

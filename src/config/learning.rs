@@ -5,7 +5,7 @@
 use panscreen_policies::glance::{GlanceConfig as GlanceNetwork, Shared};
 use panscreen_policies::losses::DiceCeConfig;
 use panscreen_policies::objectives::{AdvantageConfig, GrlConfig};
-use panscreen_policies::optim::{AdamWConfig, ScheduleConfig, ScheduleKind};
+use panscreen_policies::optim::{AdamWConfig, ScheduleConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -57,9 +57,6 @@ pub struct ObjectiveConfig {
     /// Steps after which the old policy becomes the current one; 0 is once per epoch (`train.steps_per_epoch`), as published, which leaves
     /// most updates clipped. Range 0 or more. Default `10`.
     pub refresh_steps: usize,
-    /// With `env.group = "masks"`: selections sampled of every observation. Range 2 to 256. Default `8`.
-    #[schemars(range(min = 2, max = 256))]
-    pub masks: usize,
     #[serde(flatten)]
     pub grl: GrlConfig,
     /// How rewards become advantages.
@@ -69,7 +66,7 @@ pub struct ObjectiveConfig {
 impl Default for ObjectiveConfig {
     fn default() -> Self {
         let (grl, advantage) = (GrlConfig::default(), AdvantageConfig::default());
-        ObjectiveConfig { name: ObjectiveKind::Grl, refresh_steps: 10, masks: 8, grl, advantage }
+        ObjectiveConfig { name: ObjectiveKind::Grl, refresh_steps: 10, grl, advantage }
     }
 }
 
@@ -109,7 +106,6 @@ pub struct OptimizerConfig {
 
 impl Default for OptimizerConfig {
     fn default() -> Self {
-        let schedule = ScheduleConfig { kind: ScheduleKind::Cosine, warmup_steps: 100, ..ScheduleConfig::default() };
-        OptimizerConfig { lr: 3e-4, clip_norm: 1.0, adamw: AdamWConfig::default(), schedule }
+        OptimizerConfig { lr: 3e-4, clip_norm: 1.0, adamw: AdamWConfig::default(), schedule: ScheduleConfig::default() }
     }
 }

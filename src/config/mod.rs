@@ -1,22 +1,37 @@
-//! A run's settings.
+//! A run's settings: TOML -> checked structs.
+//!
+//! The structs are the documentation: each field's doc comment says what it does, its unit, range and default, and becomes the text of
+//! `panscreen config explain` and of the JSON schema. The same schema drives the checks (unknown keys, types, ranges), so that a new
+//! setting is one field with its doc comment and its value in `Default`.
+//!
+//! A setting that may be left out is an `Option` whose default is `None`; in TOML the word `"none"` unsets what a base set.
 
+mod check;
 mod data;
 mod env;
+mod error;
+mod layers;
 mod learning;
+mod rules;
+mod schema;
 mod screen;
 mod train;
 
 use std::path::{Path, PathBuf};
 
+use panscreen_policies::focus::FocusConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use layers::Layers;
+
 pub use data::{AllClasses, CohortSizes, DataConfig, LesionClasses, PhantomConfig, PhantomPreset};
 pub use env::{EnvConfig, FourCellConfig, GroupKind, LesionPosition, RewardKind};
+pub use error::ConfigError;
 pub use learning::{BackboneConfig, GlanceConfig, LossConfig, ObjectiveConfig, ObjectiveKind, OptimConfig, OptimizerConfig};
+pub use schema::{KeyHelp, explain, keys, schema};
 pub use screen::{Blend, Denominator, Restore, ScreenConfig, Select, Threshold, ThresholdWord};
 pub use train::{BestMetric, CompatConfig, Precision, TrainConfig};
-use panscreen_policies::focus::FocusConfig;
 
 /// Everything that a run can be told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -92,29 +107,79 @@ impl Default for Config {
     }
 }
 
+/// A config with the places its values came from, so that later checks can point at them.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub config: Config,
+    layers: Layers,
+}
 
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(String);
-
-pub fn load(path: &Path, overrides: &[String]) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|e| ConfigError(e.to_string()))?;
-    let mut table: toml::Table = toml::from_str(&text).map_err(|e| ConfigError(e.to_string()))?;
-    for o in overrides {
-        let (key, value) = o.split_once('=').ok_or_else(|| ConfigError(o.clone()))?;
-        let value: toml::Value = format!("x = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("x")).unwrap_or(toml::Value::String(value.into()));
-        let mut t = &mut table;
-        let parts: Vec<&str> = key.split('.').collect();
-        for p in &parts[..parts.len() - 1] {
-            t = t.entry(*p).or_insert(toml::Value::Table(toml::Table::new())).as_table_mut().unwrap();
-        }
-        t.insert(parts[parts.len() - 1].into(), value);
+impl Loaded {
+    /// An error at the place where `key` was set. `label` stands at the carets; `hint` is the one thing to do.
+    pub fn error(&self, key: &str, message: impl Into<String>, label: &str, hint: &str) -> ConfigError {
+        self.layers.error(key, message.into(), label, hint)
     }
-    table.try_into().map_err(|e| ConfigError(e.to_string()))
+}
+
+/// The checked config of a file or run folder, with overrides such as `glance.group_size=8`.
+pub fn load(path: &Path, overrides: &[String]) -> Result<Config, ConfigError> {
+    open(path, overrides).map(|loaded| loaded.config)
+}
+
+/// As [`load`], with the places.
+pub fn open(path: &Path, overrides: &[String]) -> Result<Loaded, ConfigError> {
+    let file = if path.is_dir() { path.join("config.toml") } else { path.to_owned() };
+    let mut layers = Layers::default();
+    layers.file(&file, &mut Vec::new())?;
+    finish(&file, layers, overrides)
+}
+
+/// As [`open`], of a text that is part of the program; `path` is what errors call it.
+pub fn open_text(path: &Path, text: &str, overrides: &[String]) -> Result<Loaded, ConfigError> {
+    let mut layers = Layers::default();
+    layers.text(path, text.to_owned(), &mut Vec::new())?;
+    finish(path, layers, overrides)
+}
+
+fn finish(path: &Path, mut layers: Layers, overrides: &[String]) -> Result<Loaded, ConfigError> {
+    overrides.iter().try_for_each(|text| layers.override_with(text))?;
+    let values = rules::resolve_kinds(&layers)?;
+    let mut config: Config = serde_json::from_value(values.into()).map_err(|cause| {
+        ConfigError::new(format!("cannot use the config {}: {cause}", path.display())).hint("`panscreen config schema` has the whole form")
+    })?;
+    if config.name.is_empty() {
+        config.name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    }
+    let loaded = Loaded { config, layers };
+    rules::check(&loaded)?;
+    Ok(loaded)
 }
 
 impl Config {
+    /// The effective config: loading this text gives the same config again.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).unwrap()
+        toml::to_string(self).expect("every key is a text, every number finite")
+    }
+
+    /// What decides the numbers that come out of a run, as a BLAKE3 hash in hex. Left out: names, places, and whatever changes speed,
+    /// memory, logs or the files kept, but no result.
+    pub fn hash(&self) -> String {
+        let mut config = self.clone();
+        let default = Config::default();
+        config.name = default.name;
+        config.threads = default.threads;
+        config.data.root = default.data.root;
+        config.data.cache_dir = default.data.cache_dir;
+        config.data.memory_gib = default.data.memory_gib;
+        config.env.workers = default.env.workers;
+        config.train.checkpoint_every = default.train.checkpoint_every;
+        config.train.keep_checkpoints = default.train.keep_checkpoints;
+        config.train.log_every = default.train.log_every;
+        blake3::hash(config.to_toml().as_bytes()).to_hex().to_string()
+    }
+
+    /// How many rewards are compared with each other.
+    pub fn group_size(&self) -> usize {
+        self.glance.group_size.unwrap_or_else(|| self.env.natural_group())
     }
 }

@@ -53,6 +53,8 @@ pub struct EnvConfig {
     pub volumes: usize,
     /// Sub-volumes per scan.
     pub crops: usize,
+    /// Sub-volumes that are compared with each other, where that is fewer than the batch or the scan gives; must divide it.
+    pub group_size: Option<usize>,
     /// How often a lesion-free scan is drawn for each time that one with lesions is (published: 10).
     pub lesion_free_weight: f64,
     /// Observations until the episode ends.
@@ -63,10 +65,16 @@ pub struct EnvConfig {
 impl EnvConfig {
     /// Sub-volumes in a group, or a sentence why that can't be learned from.
     pub fn group_size(&self) -> Result<usize> {
-        let size = if self.grouping == Grouping::Batch { self.volumes * self.crops } else { self.crops };
+        let most = if self.grouping == Grouping::Batch { self.volumes * self.crops } else { self.crops };
+        let size = self.group_size.filter(|_| self.grouping != Grouping::Masks).unwrap_or(most);
         if size < 2 {
             return Err(Error::Setting(format!(
                 "a group has {size} sub-volume, expected at least 2: there is nothing to compare it with; raise `env.crops_per_volume`"
+            )));
+        }
+        if !most.is_multiple_of(size) {
+            return Err(Error::Setting(format!(
+                "`glance.group_size` is {size}, expected a divisor of the {most} sub-volumes that `env.group` puts together"
             )));
         }
         Ok(size)
@@ -79,6 +87,7 @@ pub struct CropEnv {
     source: Arc<dyn ScanSource>,
     reward: Arc<dyn Reward>,
     config: EnvConfig,
+    group_size: usize,
     /// Scan indices of one pass over the cohort, lesion-free scans repeated by their weight; shuffled anew for each pass.
     lesion_free: Vec<usize>,
     diseased: Vec<usize>,
@@ -89,12 +98,12 @@ pub struct CropEnv {
 impl CropEnv {
     /// Refuses an empty source, an empty pass and a group of one.
     pub fn new(source: Arc<dyn ScanSource>, reward: Arc<dyn Reward>, config: EnvConfig) -> Result<Self> {
-        config.group_size()?;
+        let group_size = config.group_size()?;
         let (mut lesion_free, mut diseased) = (Vec::new(), Vec::new());
         for i in 0..source.len() {
             if source.has_lesion(i)? { diseased.push(i) } else { lesion_free.push(i) }
         }
-        let env = CropEnv { source, reward, config, lesion_free, diseased, state: EnvState { seed: 0, index: 0 }, current: None };
+        let env = CropEnv { source, reward, config, group_size, lesion_free, diseased, state: EnvState { seed: 0, index: 0 }, current: None };
         if env.pass(0, 0).is_empty() {
             return Err(Error::Setting("there is no scan to train on: the list is empty, or only lesion-free scans are in it and `env.lesion_free_weight` is 0".into()));
         }
@@ -153,7 +162,7 @@ impl CropEnv {
                 let mut rng = stream(seed, "crops", index, i as u64);
                 let start = draw_start(scan, &config.sampler, &mut rng);
                 cut_augmented(scan, &config.sampler, start, &mut rng, x, lesion);
-                let group = if config.grouping == Grouping::Batch { 0 } else { slot as u32 };
+                let group = (i / self.group_size) as u32;
                 SubVolume { scan: scans[slot], start, lesions: scan.lesions_in(start, config.sampler.window), group }
             })
             .collect();
@@ -203,7 +212,7 @@ pub(super) mod tests {
     pub fn env(grouping: Grouping, lesion_free_weight: f64) -> CropEnv {
         let healthy = |n: usize| Arc::new(Scan::new(format!("healthy{n}"), vec![0.5; 720], 1, [10, 9, 8], &[0; 720]));
         let scans = vec![Arc::new(one_lesion()), healthy(1), healthy(2), healthy(3)];
-        let config = EnvConfig { sampler: sampler(), grouping, volumes: 2, crops: 3, lesion_free_weight, episode: 5, set_reward: SetReward::default() };
+        let config = EnvConfig { sampler: sampler(), grouping, volumes: 2, crops: 3, group_size: None, lesion_free_weight, episode: 5, set_reward: SetReward::default() };
         CropEnv::new(Arc::new(scans), by_name("any_overlap").unwrap().into(), config).unwrap()
     }
 
@@ -211,6 +220,13 @@ pub(super) mod tests {
     fn groups_are_explicit() {
         assert_eq!(env(Grouping::Batch, 1.0).observe(1, 0).unwrap().groups(), [0; 6]);
         assert_eq!(env(Grouping::Volume, 1.0).observe(1, 0).unwrap().groups(), [0, 0, 0, 1, 1, 1]);
+        let batch = env(Grouping::Batch, 1.0);
+        let with = |group_size| {
+            let config = EnvConfig { group_size: Some(group_size), ..batch.config().clone() };
+            CropEnv::new(batch.source.clone(), batch.reward.clone(), config)
+        };
+        assert_eq!(with(2).unwrap().observe(1, 0).unwrap().groups(), [0, 0, 1, 1, 2, 2]);
+        assert!(with(4).err().unwrap().to_string().contains("a divisor of the 6"));
     }
 
     #[test]

@@ -25,6 +25,9 @@ use crate::run::Checkpoint;
 /// Classes of Focus: background and lesion.
 const CLASSES: usize = 2;
 
+/// Selections sampled of an observation, where the config does not say.
+const DEFAULT_MASKS: usize = 16;
+
 /// The settings of the training step.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -54,7 +57,7 @@ impl Settings {
             advantage: config.objective.advantage.clone(),
             grl: config.objective.grl.clone(),
             refresh_steps: if refresh == 0 { config.train.steps_per_epoch } else { refresh } as u64,
-            masks: config.objective.masks,
+            masks: config.glance.group_size.unwrap_or(DEFAULT_MASKS),
             old_policy_mode: if config.compat.glance_train_mode_norm { Mode::Eval } else { Mode::Train },
             glance: config.optim.glance.clone(),
             focus: config.optim.focus.clone(),

@@ -1,0 +1,113 @@
+//! Checks that see several keys, or the same key in several layers.
+
+use serde_json::{Map, Value};
+
+use super::layers::Layers;
+use super::schema::{join, kinds, properties, schema};
+use super::{Config, ConfigError, Device, GroupKind, Loaded, Precision};
+
+/// For each table with several kinds (`glance.kind`): only the keys of the chosen kind stay. One that a base set for another kind is
+/// dropped; one that was set together with the kind, or after it, is a mistake.
+pub(super) fn resolve_kinds(layers: &Layers) -> Result<Map<String, Value>, ConfigError> {
+    let mut values = layers.values.clone();
+    for (name, table) in properties(schema()).into_iter().flatten() {
+        let kinds = kinds(table);
+        let Some(Value::Object(given)) = values.get_mut(name) else { continue };
+        let Some(default) = table["default"]["kind"].as_str().filter(|_| !kinds.is_empty()) else { continue };
+        let kind = given.entry("kind").or_insert_with(|| default.into()).as_str().unwrap_or(default).to_owned();
+        let every_kind = table["properties"].as_object();
+        let own = |key: &str| {
+            kinds.iter().any(|(word, branch)| *word == kind && branch["properties"].get(key).is_some())
+                || every_kind.is_some_and(|keys| keys.contains_key(key))
+        };
+        for key in given.keys().filter(|key| !own(key)).cloned().collect::<Vec<_>>() {
+            let full = join(name, &key);
+            if layers.rank(&full) >= layers.rank(&join(name, "kind")) {
+                let owners = kinds.iter().filter(|(_, branch)| branch["properties"].get(&key).is_some());
+                let owners = owners.map(|(word, _)| format!("`kind = {word:?}`")).collect::<Vec<_>>().join(" or ");
+                let message = format!("`{full}` does not belong to `kind = {kind:?}` of [{name}]");
+                return Err(layers.error(
+                    &full,
+                    message,
+                    &format!("not a key of this kind of [{name}]"),
+                    &format!("it is a key of {owners}"),
+                ));
+            }
+            given.remove(&key);
+        }
+    }
+    Ok(values)
+}
+
+pub(super) fn check(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Config { env, glance, focus, backbone, loss, objective, optim, data, .. } = &loaded.config;
+    name(loaded)?;
+    if loaded.config.stages.is_empty() {
+        return Err(loaded.error("stages", "`stages` is empty, expected at least one", "no stage", "write `stages = [\"gf_screen\"]`"));
+    }
+    for [low, high] in &data.windows_hu {
+        if low >= high {
+            let message = format!("`data.windows_hu` has the window [{low}, {high}], expected the lower HU first");
+            return Err(loaded.error(
+                "data.windows_hu",
+                message,
+                "low must be below high",
+                "write for example `windows_hu = [[-175, 250]]`",
+            ));
+        }
+    }
+    group(loaded)?;
+    if loaded.config.train.precision == Precision::Bf16 && loaded.config.device == Device::Cpu {
+        let message = "`train.precision` is \"bf16\" with `device = \"cpu\"`, expected \"f32\"";
+        return Err(loaded.error("train.precision", message, "needs a GPU", "set `device = \"cuda\"` or `precision = \"f32\"`"));
+    }
+    part(loaded, "glance", glance.network.check(backbone.shared))?;
+    part(loaded, "focus", focus.check(env.window))?;
+    part(loaded, "loss", loss.dice_ce.check(2))?;
+    part(loaded, "objective", objective.grl.check())?;
+    part(loaded, "objective.advantage", objective.advantage.check())?;
+    for (name, optimizer) in [("optim.glance", &optim.glance), ("optim.focus", &optim.focus)] {
+        part(loaded, name, optimizer.adamw.check())?;
+        part(loaded, &join(name, "schedule"), optimizer.schedule.check())?;
+    }
+    Ok(())
+}
+
+/// The name is a folder of its own below `runs`.
+fn name(loaded: &Loaded) -> Result<(), ConfigError> {
+    let name = &loaded.config.name;
+    let plain = |c: char| c.is_alphanumeric() || "._-+=".contains(c);
+    if name.chars().all(plain) && !name.starts_with('.') && !name.is_empty() {
+        return Ok(());
+    }
+    let message = format!("`name` is {name:?}, expected letters, digits and . _ - + = (no leading dot)");
+    Err(loaded.error("name", message, "not the name of a folder", "choose a name such as `name = \"abdomen-1\"`"))
+}
+
+fn group(loaded: &Loaded) -> Result<(), ConfigError> {
+    let (env, size) = (&loaded.config.env, loaded.config.group_size());
+    let natural = env.natural_group();
+    // With sampled selections any number will do; the others share out the sub-volumes of a step.
+    let fits = size >= 2 && (env.group == GroupKind::Masks || natural.is_multiple_of(size));
+    if fits {
+        return Ok(());
+    }
+    let hint = "rewards are compared within a group of 2 or more; `panscreen config explain glance.group_size` says how";
+    if loaded.config.glance.group_size.is_none() {
+        let message = format!("a group has {natural} sub-volume, expected 2 or more");
+        return Err(loaded.error("env.crops_per_volume", message, "too few", hint));
+    }
+    let (message, label) =
+        (format!("`glance.group_size` is {size}, expected a divisor of {natural}"), format!("does not divide {natural}"));
+    Err(loaded.error("glance.group_size", message, &label, hint))
+}
+
+/// What a part says about its own table, at the first key of it that the sentence names.
+fn part(loaded: &Loaded, table: &str, result: Result<(), impl std::fmt::Display>) -> Result<(), ConfigError> {
+    let Err(sentence) = result else { return Ok(()) };
+    let sentence = sentence.to_string();
+    let words = sentence.split(|c: char| !(c.is_alphanumeric() || "_.".contains(c))).filter(|word| !word.is_empty());
+    let named = words.flat_map(|word| [join(table, word), word.to_owned()]).find(|key| loaded.layers.sets(key));
+    let hint = format!("`panscreen config explain {table}` lists the keys");
+    Err(loaded.error(named.as_deref().unwrap_or(table), format!("[{table}] {sentence}"), "here", &hint))
+}
