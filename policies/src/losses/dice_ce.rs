@@ -234,7 +234,9 @@ mod tests {
                 assert_eq!(id, "dice_none", "a golden case without a config");
                 continue;
             };
-            for (fused, tolerance) in [(false, 1e-12), (true, 1e-6)] {
+            // The reference of the squared case carries f32 rounding: the formula in f64 NumPy agrees with ours, 1e-8 from it.
+            let exact = if config.squared { 1e-7 } else { 1e-12 };
+            for (fused, tolerance) in [(false, exact), (true, 1e-6)] {
                 let (terms, grad) = run(&z, &y, [2, 2, 4, 5, 3], config, fused);
                 check_close(id, &terms[2..], &numbers(&case["value"]), tolerance);
                 // Gradients are below 0.01 here: judged on that scale.

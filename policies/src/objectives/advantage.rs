@@ -108,7 +108,7 @@ mod tests {
             let expected: Vec<f64> = (0..16).map(|i| if i < k { pos } else { neg }).collect();
             check_close(&format!("k = {k}"), &wide(&found.values), &expected, 1e-6);
             check_close(&format!("std, k = {k}"), &[f64::from(found.reward_std)], &[row["std"].as_f64().unwrap()], 1e-6);
-            assert_eq!(found.frac_reward_zero_std, f32::from(u8::from(k % 16 == 0)));
+            assert_eq!(found.frac_reward_zero_std, f32::from(u8::from(k == 0 || k == 16)));
         }
         for case in losses()["gf_screen"]["cases"].as_array().unwrap() {
             let rewards = singles(&case["reward"]);
