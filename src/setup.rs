@@ -10,9 +10,9 @@ use panscreen_envs::rewards::{AnyOverlap, Dice, FourCell, Reward};
 use panscreen_envs::screening::{CropEnv, EnvConfig, Grouping, LesionPosition, SamplerConfig, SetReward};
 use panscreen_envs::volume::PrepareConfig;
 
+use crate::backend::TrainBackend;
 use crate::config::{self, Config, PhantomPreset, RewardKind};
 use crate::error::{Error, Result};
-use crate::backend::TrainBackend;
 use crate::run::{CheckpointStore, Observer, RunFolder};
 use crate::stages::gf_screen::Learner;
 
@@ -56,7 +56,8 @@ pub fn root(config: &Config, observer: &dyn Observer) -> Result<PathBuf> {
 /// The cases of the cohort as its list or folder says.
 pub fn cohort(config: &Config, root: &Path) -> Result<CohortList> {
     let data = &config.data;
-    let folder = Folder { image_suffix: data.image_suffix.clone(), label_suffix: data.label_suffix.clone(), patient_parts: data.patient_parts };
+    let folder =
+        Folder { image_suffix: data.image_suffix.clone(), label_suffix: data.label_suffix.clone(), patient_parts: data.patient_parts };
     let listed = data.list.clone().map(|l| root.join(l)).or_else(|| Some(root.join("dataset.json")).filter(|p| p.exists()));
     let mut list = match listed {
         Some(path) if path.is_file() => read_list(&path, Some(root), &folder, false)?,
@@ -77,8 +78,9 @@ pub fn cohort(config: &Config, root: &Path) -> Result<CohortList> {
 pub fn split(config: &Config, folder: &RunFolder, observer: &dyn Observer) -> Result<Split> {
     let path = folder.root().join("split.json");
     if let Ok(text) = std::fs::read_to_string(&path) {
-        return serde_json::from_str(&text)
-            .map_err(|e| panscreen_envs::Error::file(&path, e.to_string(), "the split of this run", "delete the file to draw it anew").into());
+        return serde_json::from_str(&text).map_err(|e| {
+            panscreen_envs::Error::file(&path, e.to_string(), "the split of this run", "delete the file to draw it anew").into()
+        });
     }
     let list = cohort(config, &root(config, observer)?)?;
     let split = Split::new(list, &config.data.test_cases, config.data.validation_fraction, config.data.split_seed)?;

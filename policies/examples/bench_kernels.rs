@@ -119,7 +119,8 @@ fn main() {
     }
     println!("milliseconds");
     let up: Op = &|x, w| conv_transpose3d(x, w, None, [2; 3]);
-    let burn_up: Op = &|x, w| module::conv_transpose3d(x, w, None, burn::tensor::ops::ConvTransposeOptions::new([2; 3], [0; 3], [0; 3], [1; 3], 1));
+    let burn_up: Op =
+        &|x, w| module::conv_transpose3d(x, w, None, burn::tensor::ops::ConvTransposeOptions::new([2; 3], [0; 3], [0; 3], [1; 3], 1));
     milliseconds_row("up 48->24", &filter, [16, 48, 6, 6, 4], [48, 24, 2, 2, 2], up, burn_up);
     milliseconds_row("up 24->8", &filter, [16, 24, 12, 12, 8], [24, 8, 2, 2, 2], up, burn_up);
     for (x, groups) in [([16, 8, 24, 24, 16], 8), ([16, 24, 12, 12, 8], 4), ([16, 48, 6, 6, 4], 8), ([2, 32, 48, 48, 32], 32)] {

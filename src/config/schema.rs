@@ -92,8 +92,11 @@ fn collect(key: &str, schema: &'static Value, out: &mut Vec<KeyHelp>) {
     for (name, inner) in below.into_iter().flatten() {
         let start = out.len();
         collect(&join(key, name), inner, out);
-        let owners: Vec<_> =
-            kinds(schema).into_iter().filter(|(_, branch)| !branch["properties"][name].is_null()).map(|(word, _)| format!("{word:?}")).collect();
+        let owners: Vec<_> = kinds(schema)
+            .into_iter()
+            .filter(|(_, branch)| !branch["properties"][name].is_null())
+            .map(|(word, _)| format!("{word:?}"))
+            .collect();
         if !owners.is_empty() && owners.len() < kinds(schema).len() {
             out[start..].iter_mut().for_each(|help| help.doc += &format!(" Only with `kind = {}`.", owners.join(" or ")));
         }

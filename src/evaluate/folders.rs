@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use panscreen_envs::dataset::LesionClasses;
 use panscreen_envs::metrics::Pair;
-use panscreen_envs::metrics::detection::{LesionMatch, Matching, match_lesions};
+use panscreen_envs::metrics::detection::{LesionMatch, Matching};
+use panscreen_envs::metrics::flare::{FlareScore, TOLERANCE_MM};
 use panscreen_envs::volume::Labels;
+use panscreen_envs::volume::runs::Runs;
 use panscreen_envs::{Error, Result, io};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -55,26 +57,22 @@ pub fn evaluate_folders(predicted: &Path, reference: &Path, lesion: &LesionClass
 fn judge(name: &str, predicted: Option<&PathBuf>, reference: &Path, lesion: &LesionClasses) -> Result<Judged> {
     let truth = io::open_labels(reference)?;
     let mask: Vec<u8> = truth.data.iter().map(|&v| lesion.contains(v) as u8).collect();
-    let lost = || -> Result<LesionMatch> {
-        let nothing = vec![0; mask.len()];
-        let pair = Pair::new(name, &mask, &nothing, truth.shape(), truth.geometry.spacing_mm())?;
-        Ok(match_lesions(&pair, Matching::default()))
-    };
-    let Some(path) = predicted else {
-        let matched = lost()?;
-        return Ok(Judged::Missing { lesions: matched.lesions.len(), matched });
-    };
+    let geometry = &truth.geometry;
+    let lost = || LesionMatch::without_prediction(&Runs::of(&mask, truth.shape()), geometry.voxel_ml(), Matching::default());
+    let Some(path) = predicted else { return Ok(Judged::Missing { matched: lost() }) };
     let usable = io::open_labels(path).and_then(|p| same_grid(name, &p, &truth).map(|()| p));
     match usable {
-        Ok(p) => Ok(Judged::Scored(CaseScore::of(&Pair::new(name, &mask, &p.data, truth.shape(), truth.geometry.spacing_mm())?))),
-        Err(e) => {
-            let matched = lost()?;
-            Ok(Judged::Failed { reason: e.to_string(), lesions: matched.lesions.len(), matched })
+        Ok(p) => {
+            let mut score = CaseScore::of(&Pair::new(name, &mask, &p.data, truth.shape(), geometry.spacing_mm())?);
+            // Only the FLARE rule asks for the values as stored: above 1 they cost the case.
+            score.flare = FlareScore::of(name, &mask, &p.data, truth.shape(), geometry.spacing_mm(), TOLERANCE_MM)?;
+            Ok(Judged::Scored(score))
         }
+        Err(e) => Ok(Judged::Failed { reason: e.to_string(), matched: lost() }),
     }
 }
 
-/// Shapes equal, and no corner of the grid displaced by more than a tenth of a voxel.
+/// The grid of the reference, no corner displaced by more than a tenth of a voxel.
 fn same_grid(case: &str, predicted: &Labels, reference: &Labels) -> Result<()> {
     let mismatch = |found: String, expected: String| {
         Err(Error::Mismatch { case: case.to_owned(), found, expected, action: "write the prediction on the grid of the scan".into() })
@@ -82,15 +80,8 @@ fn same_grid(case: &str, predicted: &Labels, reference: &Labels) -> Result<()> {
     if predicted.shape() != reference.shape() {
         return mismatch(format!("a prediction of {:?} voxels", predicted.shape()), format!("{:?}", reference.shape()));
     }
-    let last = reference.shape().map(|n| n as f64 - 1.0);
     let tolerance = reference.geometry.spacing_mm().into_iter().fold(f64::INFINITY, f64::min) * 0.1;
-    let displaced = (0..8)
-        .map(|corner| {
-            let at = std::array::from_fn(|a| if corner >> a & 1 == 1 { last[a] } else { 0.0 });
-            let (p, r) = (predicted.geometry.world(at), reference.geometry.world(at));
-            (0..3).map(|a| (p[a] - r[a]).powi(2)).sum::<f64>().sqrt()
-        })
-        .fold(0.0, f64::max);
+    let displaced = predicted.geometry.corner_distance_mm(&reference.geometry);
     if displaced > tolerance {
         return mismatch(format!("a grid that lies {displaced:.2} mm off"), format!("at most {tolerance:.2} mm"));
     }

@@ -21,20 +21,14 @@ pub struct CaseScore {
     pub false_positive_ml: f64,
     pub reference_ml: f64,
     pub predicted_ml: f64,
-    #[serde(skip)]
+    /// Every lesion and every finding.
     pub matched: LesionMatch,
 }
 
 impl CaseScore {
     pub fn of(pair: &Pair) -> Self {
         let (overlap, matched) = (pair.overlap(), match_lesions(pair, Matching::default()));
-        let nsd_2mm = if overlap.reference + overlap.predicted == 0 {
-            Outcome::not_applicable("both masks are empty")
-        } else if overlap.reference == 0 || overlap.predicted == 0 {
-            Outcome::Value(0.0)
-        } else {
-            pair.distances(SurfaceKind::Surfels).nsd(TOLERANCE_MM)
-        };
+        let nsd_2mm = pair.distances(SurfaceKind::Surfels).nsd(TOLERANCE_MM);
         CaseScore {
             dice: overlap.dice(),
             nsd_2mm,
@@ -59,32 +53,25 @@ pub enum Judged {
     Scored(CaseScore),
     /// There is no prediction. Counts as the worst value.
     Missing {
-        /// Lesions of the reference, all missed.
-        lesions: usize,
-        #[serde(skip)]
+        /// Its lesions, all missed.
         matched: LesionMatch,
     },
     /// There is a prediction that can't be used. Counts as the worst value.
-    Failed {
-        reason: String,
-        lesions: usize,
-        #[serde(skip)]
-        matched: LesionMatch,
-    },
+    Failed { reason: String, matched: LesionMatch },
 }
 
 impl Judged {
     fn matched(&self) -> &LesionMatch {
         match self {
             Judged::Scored(s) => &s.matched,
-            Judged::Missing { matched, .. } | Judged::Failed { matched, .. } => matched,
+            Judged::Missing { matched } | Judged::Failed { matched, .. } => matched,
         }
     }
 
     fn cell(&self) -> ScanCell {
         match self {
             Judged::Scored(s) => s.scan,
-            Judged::Missing { lesions, .. } | Judged::Failed { lesions, .. } => ScanCell::without_prediction(*lesions > 0),
+            Judged::Missing { .. } | Judged::Failed { .. } => ScanCell::without_prediction(!self.matched().lesions.is_empty()),
         }
     }
 }
@@ -153,6 +140,7 @@ pub fn summarise(cases: &[Judged]) -> Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use panscreen_envs::volume::runs::Runs;
 
     fn judged(reference: [u8; 4], predicted: [u8; 4]) -> Judged {
         Judged::Scored(CaseScore::of(&Pair::new("t", &reference, &predicted, [1, 1, 4], [10.0; 3]).unwrap()))
@@ -160,13 +148,13 @@ mod tests {
 
     #[test]
     fn missing_failed_and_empty_are_three_things_and_none_improves_a_mean() {
-        let lost = || Pair::new("t", &[1, 0, 0, 0], &[0; 4], [1, 1, 4], [10.0; 3]).map(|p| match_lesions(&p, Matching::default())).unwrap();
+        let lost = || LesionMatch::without_prediction(&Runs::of(&[1, 0, 0, 0], [1, 1, 4]), 1.0, Matching::default());
         let s = summarise(&[
             judged([1, 1, 0, 0], [1, 1, 0, 0]),
             judged([1, 0, 0, 0], [0; 4]),
             judged([0; 4], [0, 0, 0, 1]),
-            Judged::Missing { lesions: 1, matched: lost() },
-            Judged::Failed { reason: "wrong grid".into(), lesions: 1, matched: lost() },
+            Judged::Missing { matched: lost() },
+            Judged::Failed { reason: "wrong grid".into(), matched: lost() },
         ]);
         assert_eq!((s.cases, s.scored, s.missing, s.failed, s.empty_predictions), (5, 3, 1, 1, 1));
         assert_eq!(s.lesion_dice.mean, Outcome::Value(0.25));

@@ -77,7 +77,12 @@ pub struct Screened {
 /// Name of a case: its file name without `_0000.nii.gz`, `.nii.gz` or `.nii`.
 pub fn case_name(input: &Path) -> String {
     let file = input.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    ["_0000.nii.gz", ".nii.gz", "_0000.nii", ".nii"].iter().find_map(|s| file.strip_suffix(s)).filter(|n| !n.is_empty()).unwrap_or(&file).to_owned()
+    ["_0000.nii.gz", ".nii.gz", "_0000.nii", ".nii"]
+        .iter()
+        .find_map(|s| file.strip_suffix(s))
+        .filter(|n| !n.is_empty())
+        .unwrap_or(&file)
+        .to_owned()
 }
 
 /// Measures the steps of a case.

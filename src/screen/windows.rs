@@ -157,7 +157,14 @@ mod tests {
     }
 
     fn plan(second_look: bool, denominator: Denominator) -> Plan {
-        let config = ScreenConfig { overlap: 0.5, blend: config::Blend::Flat, denominator, second_look, glance_weight: 0.0, ..ScreenConfig::default() };
+        let config = ScreenConfig {
+            overlap: 0.5,
+            blend: config::Blend::Flat,
+            denominator,
+            second_look,
+            glance_weight: 0.0,
+            ..ScreenConfig::default()
+        };
         Plan::new([1, 1, 8], [1, 1, 4], &config)
     }
 

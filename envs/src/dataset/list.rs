@@ -59,7 +59,11 @@ impl Folder {
     /// The case name of an image file: its file name without the image suffix (or without `.nii.gz` / `.nii`).
     fn name(&self, image: &Path) -> String {
         let file = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        [self.image_suffix.as_str(), "_0000.nii.gz", ".nii.gz", ".nii"].iter().find_map(|s| file.strip_suffix(s).filter(|n| !n.is_empty())).unwrap_or(&file).to_owned()
+        [self.image_suffix.as_str(), "_0000.nii.gz", ".nii.gz", ".nii"]
+            .iter()
+            .find_map(|s| file.strip_suffix(s).filter(|n| !n.is_empty()))
+            .unwrap_or(&file)
+            .to_owned()
     }
 }
 
@@ -235,7 +239,9 @@ fn list_error(path: &Path, e: &serde_json::Error) -> Error {
     let message = full.rsplit_once(" at line ").map_or(full.as_str(), |(m, _)| m);
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let message = match quoted.split_first() {
-        Some((key, known)) if message.starts_with("unknown field") => unknown_key(key, &known.iter().copied().filter(|k| !k.starts_with('_')).collect::<Vec<_>>()),
+        Some((key, known)) if message.starts_with("unknown field") => {
+            unknown_key(key, &known.iter().copied().filter(|k| !k.starts_with('_')).collect::<Vec<_>>())
+        }
         _ => message.to_owned(),
     };
     Error::List { path: path.to_owned(), line: e.line(), column: e.column(), message }

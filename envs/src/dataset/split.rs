@@ -21,7 +21,8 @@ impl Split {
     /// would be on two sides.
     pub fn new(list: CohortList, held_out: &[String], validation_fraction: f64, seed: u64) -> Result<Self> {
         let held = |c: &Case| held_out.iter().any(|h| *h == c.patient || *h == c.name);
-        if let Some(missing) = held_out.iter().find(|h| !list.training.iter().chain(&list.test).any(|c| **h == c.patient || **h == c.name)) {
+        if let Some(missing) = held_out.iter().find(|h| !list.training.iter().chain(&list.test).any(|c| **h == c.patient || **h == c.name))
+        {
             return Err(Error::Setting(format!("`data.test_cases` names `{missing}`, but no case or patient of the list is called so")));
         }
         let (mut test, train): (Vec<Case>, Vec<Case>) = list.training.into_iter().partition(|c| held(c));

@@ -139,7 +139,8 @@ mod tests {
         let mut blend = Blend::new(SHAPE, ROI, flat(ROI));
         for k in case["kept"].as_array().unwrap() {
             let start = starts[k.as_u64().unwrap() as usize];
-            let p: Vec<f32> = window(&scan, SHAPE, start).iter().zip(ramp()).map(|(w, r)| 1.0 / (1.0 + ((w + r) - (2.0 * w - r)).exp())).collect();
+            let p: Vec<f32> =
+                window(&scan, SHAPE, start).iter().zip(ramp()).map(|(w, r)| 1.0 / (1.0 + ((w + r) - (2.0 * w - r)).exp())).collect();
             blend.add(start, &p, 1.0);
         }
         let probability = blend.finish();

@@ -103,9 +103,13 @@ impl CropEnv {
         for i in 0..source.len() {
             if source.has_lesion(i)? { diseased.push(i) } else { lesion_free.push(i) }
         }
-        let env = CropEnv { source, reward, config, group_size, lesion_free, diseased, state: EnvState { seed: 0, index: 0 }, current: None };
+        let env =
+            CropEnv { source, reward, config, group_size, lesion_free, diseased, state: EnvState { seed: 0, index: 0 }, current: None };
         if env.pass(0, 0).is_empty() {
-            return Err(Error::Setting("there is no scan to train on: the list is empty, or only lesion-free scans are in it and `env.lesion_free_weight` is 0".into()));
+            return Err(Error::Setting(
+                "there is no scan to train on: the list is empty, or only lesion-free scans are in it and `env.lesion_free_weight` is 0"
+                    .into(),
+            ));
         }
         Ok(env)
     }
@@ -212,7 +216,16 @@ pub(super) mod tests {
     pub fn env(grouping: Grouping, lesion_free_weight: f64) -> CropEnv {
         let healthy = |n: usize| Arc::new(Scan::new(format!("healthy{n}"), vec![0.5; 720], 1, [10, 9, 8], &[0; 720]));
         let scans = vec![Arc::new(one_lesion()), healthy(1), healthy(2), healthy(3)];
-        let config = EnvConfig { sampler: sampler(), grouping, volumes: 2, crops: 3, group_size: None, lesion_free_weight, episode: 5, set_reward: SetReward::default() };
+        let config = EnvConfig {
+            sampler: sampler(),
+            grouping,
+            volumes: 2,
+            crops: 3,
+            group_size: None,
+            lesion_free_weight,
+            episode: 5,
+            set_reward: SetReward::default(),
+        };
         CropEnv::new(Arc::new(scans), by_name("any_overlap").unwrap().into(), config).unwrap()
     }
 

@@ -49,7 +49,14 @@ pub struct Outcome {
 ///
 /// For [`Grouping::Batch`] and [`Grouping::Volume`] every sub-volume earns `reward` whether it was chosen or not: the published objective
 /// compares sub-volumes, it doesn't sample actions (dossier B.1 #1).
-pub fn score(grouping: Grouping, observation: &Observation, selection: &Selection, predicted: &[u8], reward: &dyn Reward, set: SetReward) -> Outcome {
+pub fn score(
+    grouping: Grouping,
+    observation: &Observation,
+    selection: &Selection,
+    predicted: &[u8],
+    reward: &dyn Reward,
+    set: SetReward,
+) -> Outcome {
     let n = observation.voxels_per_window();
     let lesion: Vec<u8> = observation.lesion.iter().map(|&v| (v > 0) as u8).collect();
     let pairs = || predicted.chunks_exact(n).zip(lesion.chunks_exact(n));
@@ -142,9 +149,8 @@ mod tests {
     fn a_set_earns_its_recall_minus_its_cost() {
         let o = observation([1, 0, 0, 0, 2, 2, 0, 0]);
         let predicted = [1, 0, 1, 0, 0, 1, 0, 0];
-        let selection = Selection {
-            masks: vec![vec![true, false, true, false], vec![true, true, false, false], vec![false; 4], vec![true; 4]],
-        };
+        let selection =
+            Selection { masks: vec![vec![true, false, true, false], vec![true, true, false, false], vec![false; 4], vec![true; 4]] };
         let cost = SetReward { window_cost: 0.4, false_alarm_cost: 0.2 };
         let out = score(Grouping::Masks, &o, &selection, &predicted, &*by_name("any_overlap").unwrap(), cost);
         assert_eq!(out.rewards, [1.0 - 0.2, 0.5 - 0.2 - 0.05, 0.0, 1.0 - 0.4 - 0.05]);

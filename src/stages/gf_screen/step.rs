@@ -22,7 +22,12 @@ pub type StepLog = Vec<(&'static str, Scalar)>;
 /// Train both networks on one observation.
 ///
 /// A loss, reward or gradient that isn't finite is an error that names it, before any weight has changed.
-pub fn training_step<B: TrainBackend>(learner: &mut Learner<B>, settings: &Settings, env: &CropEnv, group: &Observation) -> Result<StepLog> {
+pub fn training_step<B: TrainBackend>(
+    learner: &mut Learner<B>,
+    settings: &Settings,
+    env: &CropEnv,
+    group: &Observation,
+) -> Result<StepLog> {
     let step = learner.step;
     let (x_GCDHW, target_GDHW) = tensors::<B>(group, &learner.device);
 

@@ -45,13 +45,8 @@ pub fn train<B: TrainBackend>(run: &mut Run<B>) -> Result<Artifacts> {
 
     let mut learner = Learner::<B>::new(config, &run.device)?;
     setup::init_from(config, &mut learner, &*run.observer)?;
-    let mut state = State {
-        env: EnvState { seed: config.seed, index: 0 },
-        without_better: 0,
-        best: None,
-        operating_point: None,
-        finished: false,
-    };
+    let mut state =
+        State { env: EnvState { seed: config.seed, index: 0 }, without_better: 0, best: None, operating_point: None, finished: false };
     let checkpoints = run.folder.checkpoints(config.train.keep_checkpoints)?;
     let resumed = checkpoints.latest(&*run.observer)?;
     if let Some(checkpoint) = &resumed {
