@@ -3,9 +3,10 @@
 use super::conv;
 use super::conv_weight::weight_gradient;
 use super::simd::Isa;
+use super::{fallback, norm, pool};
 use burn::backend::Flex;
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor, ModuleOps};
-use burn::tensor::{DType, Tensor, TensorData, TensorMetadata, TensorPrimitive, activation, backend::Backend};
+use burn::tensor::{DType, TensorData, TensorMetadata, backend::Backend};
 
 type FlexTensor = FloatTensor<Flex>;
 
@@ -93,10 +94,7 @@ pub trait KernelBackend: Backend {
 
     /// Sum over all axes but the channels: `[N, C, D, H, W]` to `[C]`, the gradient of a bias.
     fn kernel_channel_sum(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        let x = tensor::<Self, 5>(x);
-        let channels = x.dims()[1];
-        let sum = x.flatten::<3>(2, 4).sum_dim(2).sum_dim(0).reshape([channels]);
-        sum.into_primitive().tensor()
+        fallback::channel_sum::<Self>(x)
     }
 
     /// See [`norm_add_act`](super::norm_add_act).
@@ -107,21 +105,7 @@ pub trait KernelBackend: Backend {
         residual: Option<FloatTensor<Self>>,
         config: NormAct,
     ) -> FloatTensor<Self> {
-        let (normalized, _) = normalize(tensor::<Self, 5>(x), config);
-        let mut y = normalized;
-        if let Some(gamma) = gamma {
-            y = y * per_channel(gamma);
-        }
-        if let Some(beta) = beta {
-            y = y + per_channel(beta);
-        }
-        if let Some(residual) = residual {
-            y = y + tensor(residual);
-        }
-        if let Some(slope) = config.negative_slope {
-            y = if slope == 0.0 { activation::relu(y) } else { activation::leaky_relu(y, slope as f64) };
-        }
-        y.into_primitive().tensor()
+        fallback::norm_act::<Self>(x, gamma, beta, residual, config)
     }
 
     /// Gradients of `kernel_norm_act` from its input `x`, its output `y` and the gradient `dy` of the output.
@@ -135,93 +119,81 @@ pub trait KernelBackend: Backend {
         with_residual: bool,
         config: NormAct,
     ) -> NormActGrads<Self> {
-        let (normalized, inverse_std) = normalize(tensor::<Self, 5>(x), config);
-        let mut dy = tensor::<Self, 5>(dy);
-        if let Some(slope) = config.negative_slope {
-            let scaled = dy.clone() * slope;
-            dy = dy.mask_where(tensor::<Self, 5>(y).lower_equal_elem(0.0), scaled);
-        }
-        let gamma_grad = Self::kernel_channel_sum((dy.clone() * normalized.clone()).into_primitive().tensor());
-        let beta_grad = Self::kernel_channel_sum(dy.clone().into_primitive().tensor());
-        let scaled = match gamma {
-            Some(gamma) => dy.clone() * per_channel(gamma),
-            None => dy.clone(),
-        };
-        let dims = scaled.dims();
-        let grouped = [dims[0], config.groups, scaled.shape().num_elements() / (dims[0] * config.groups)];
-        let (scaled, normalized) = (scaled.reshape(grouped), normalized.reshape(grouped));
-        let mean = scaled.clone().mean_dim(2);
-        let projection = (scaled.clone() * normalized.clone()).mean_dim(2);
-        let dx = (scaled - mean - normalized * projection) * inverse_std;
-        NormActGrads {
-            x: dx.reshape(dims).into_primitive().tensor(),
-            residual: with_residual.then(|| dy.into_primitive().tensor()),
-            gamma: gamma_grad,
-            beta: beta_grad,
-        }
+        fallback::norm_act_backward::<Self>(x, gamma, y, dy, with_residual, config)
     }
 
     /// See [`max_pool3d`](super::max_pool3d).
     fn kernel_max_pool3d(x: FloatTensor<Self>, window: Window) -> FloatTensor<Self> {
-        let x = tensor::<Self, 5>(x);
-        let (size, [slices, columns]) = (x.dims(), pool_axes(window));
-        let [n, c, d, h, w] = size;
-        let [od, oh, ow] = window.output([d, h, w]);
-        let pool = |x: Tensor<Self, 4>, (kernel, stride, padding): Pool2d| {
-            tensor::<Self, 4>(Self::max_pool2d(x.into_primitive().tensor(), kernel, stride, padding, [1; 2], false))
-        };
-        let y = pool(x.reshape([n * c, d, h, w]), slices);
-        let y = pool(y.reshape([n, c, d, oh * ow]), columns);
-        y.reshape([n, c, od, oh, ow]).into_primitive().tensor()
+        fallback::max_pool3d::<Self>(x, window)
     }
 
     /// Gradient of `kernel_max_pool3d` with respect to `x`.
     fn kernel_max_pool3d_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>, window: Window) -> FloatTensor<Self> {
-        let x = tensor::<Self, 5>(x);
-        let (size, [slices, columns]) = (x.dims(), pool_axes(window));
-        let [n, c, d, h, w] = size;
-        let [od, oh, ow] = window.output([d, h, w]);
-        let x = x.reshape([n * c, d, h, w]).into_primitive().tensor();
-        let forward = |x, (kernel, stride, padding): Pool2d| Self::max_pool2d_with_indices(x, kernel, stride, padding, [1; 2], false);
-        let backward = |x, dy, indices, (kernel, stride, padding): Pool2d| {
-            Self::max_pool2d_with_indices_backward(x, kernel, stride, padding, [1; 2], false, dy, indices).x_grad
-        };
-        let in_slices = forward(x.clone(), slices);
-        let middle = tensor::<Self, 4>(in_slices.output).reshape([n, c, d, oh * ow]).into_primitive().tensor();
-        let in_columns = forward(middle.clone(), columns);
-        let dy = tensor::<Self, 5>(dy).reshape([n, c, od, oh * ow]).into_primitive().tensor();
-        let dy = tensor::<Self, 4>(backward(middle, dy, in_columns.indices, columns)).reshape([n * c, d, oh, ow]);
-        let dx = tensor::<Self, 4>(backward(x, dy.into_primitive().tensor(), in_slices.indices, slices));
-        dx.reshape(size).into_primitive().tensor()
+        fallback::max_pool3d_backward::<Self>(x, dy, window)
     }
 }
 
-type Pool2d = ([usize; 2], [usize; 2], [usize; 2]);
-
-/// The maximum is separable: first over `(H, W)` in each slice, then over D with H and W flattened.
-fn pool_axes(Window { kernel, stride, padding }: Window) -> [Pool2d; 2] {
-    [([kernel[1], kernel[2]], [stride[1], stride[2]], [padding[1], padding[2]]), ([kernel[0], 1], [stride[0], 1], [padding[0], 0])]
-}
-
-/// `(x - mean) / sqrt(var + epsilon)` in x's shape, and the inverse standard deviation `[N, groups, 1]`.
-fn normalize<B: Backend>(x: Tensor<B, 5>, config: NormAct) -> (Tensor<B, 5>, Tensor<B, 3>) {
-    let dims = x.dims();
-    let x = x.reshape([dims[0], config.groups, dims.iter().product::<usize>() / (dims[0] * config.groups)]);
-    let centred = x.clone() - x.mean_dim(2);
-    let inverse_std = (centred.clone() * centred.clone()).mean_dim(2).add_scalar(config.epsilon).sqrt().recip();
-    ((centred * inverse_std.clone()).reshape(dims), inverse_std)
-}
-
-fn per_channel<B: Backend>(values_c: FloatTensor<B>) -> Tensor<B, 5> {
-    let channels = values_c.shape().num_elements();
-    tensor::<B, 1>(values_c).reshape([1, channels, 1, 1, 1])
-}
-
-fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(primitive))
-}
-
 impl KernelBackend for Flex {
+    fn kernel_channel_sum(x: FlexTensor) -> FlexTensor {
+        let Some([Some(x)]) = f32_inputs([Some(&x)]) else { return fallback::channel_sum::<Self>(x) };
+        let dims: conv::Dims = x.shape().dims();
+        flex(norm::channel_sum(Isa::detect(), x.storage(), dims), [dims[1]])
+    }
+
+    fn kernel_norm_act(
+        x: FlexTensor,
+        gamma: Option<FlexTensor>,
+        beta: Option<FlexTensor>,
+        residual: Option<FlexTensor>,
+        config: NormAct,
+    ) -> FlexTensor {
+        let inputs = [Some(&x), gamma.as_ref(), beta.as_ref(), residual.as_ref()];
+        let Some([Some(x), gamma, beta, residual]) = f32_inputs(inputs) else {
+            return fallback::norm_act::<Self>(x, gamma, beta, residual, config);
+        };
+        let dims: conv::Dims = x.shape().dims();
+        let [gamma, beta, residual] = [&gamma, &beta, &residual].map(|input| input.as_ref().map(FlexTensor::storage));
+        flex(norm::forward(Isa::detect(), x.storage(), dims, gamma, beta, residual, config), dims)
+    }
+
+    fn kernel_norm_act_backward(
+        x: FlexTensor,
+        gamma: Option<FlexTensor>,
+        y: FlexTensor,
+        dy: FlexTensor,
+        with_residual: bool,
+        config: NormAct,
+    ) -> NormActGrads<Self> {
+        let Some([Some(x), gamma, Some(y), Some(dy)]) = f32_inputs([Some(&x), gamma.as_ref(), Some(&y), Some(&dy)]) else {
+            return fallback::norm_act_backward::<Self>(x, gamma, y, dy, with_residual, config);
+        };
+        let dims: conv::Dims = x.shape().dims();
+        let gamma = gamma.as_ref().map(FlexTensor::storage);
+        let found = norm::backward(Isa::detect(), x.storage(), dims, gamma, y.storage(), dy.storage(), with_residual, config);
+        NormActGrads {
+            x: flex(found.x, dims),
+            residual: with_residual.then(|| flex(found.residual, dims)),
+            gamma: flex(found.gamma, [dims[1]]),
+            beta: flex(found.beta, [dims[1]]),
+        }
+    }
+
+    fn kernel_max_pool3d(x: FlexTensor, window: Window) -> FlexTensor {
+        let Some([Some(x)]) = f32_inputs([Some(&x)]) else { return fallback::max_pool3d::<Self>(x, window) };
+        let dims: conv::Dims = x.shape().dims();
+        let [n, c, size @ ..] = dims;
+        let [d, h, w] = window.output(size);
+        flex(pool::max_forward(x.storage(), dims, window), [n, c, d, h, w])
+    }
+
+    fn kernel_max_pool3d_backward(x: FlexTensor, dy: FlexTensor, window: Window) -> FlexTensor {
+        let Some([Some(x), Some(dy)]) = f32_inputs([Some(&x), Some(&dy)]) else {
+            return fallback::max_pool3d_backward::<Self>(x, dy, window);
+        };
+        let dims: conv::Dims = x.shape().dims();
+        flex(pool::max_backward(x.storage(), dims, dy.storage(), window), dims)
+    }
+
     fn kernel_conv3d(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>, window: Window) -> FlexTensor {
         let inputs = [Some(&x), Some(&weight), bias.as_ref()];
         let Some([Some(x), Some(weight), bias]) = f32_inputs(inputs) else {
@@ -242,7 +214,7 @@ impl KernelBackend for Flex {
     }
 
     fn kernel_conv3d_dx(x: FlexTensor, weight: FlexTensor, dy: FlexTensor, window: Window) -> FlexTensor {
-        let Some([weight_f32, dy_f32]) = f32_inputs([Some(&weight), Some(&dy)]).map(|inputs| inputs.map(Option::unwrap)) else {
+        let Some([Some(weight_f32), Some(dy_f32)]) = f32_inputs([Some(&weight), Some(&dy)]) else {
             return Self::conv3d_x_backward(x, weight, dy, window.conv_options());
         };
         let x_dims: conv::Dims = x.shape().dims();
@@ -253,7 +225,7 @@ impl KernelBackend for Flex {
     }
 
     fn kernel_conv3d_dw(x: FlexTensor, weight: FlexTensor, dy: FlexTensor, window: Window) -> FlexTensor {
-        let Some([x_f32, dy_f32]) = f32_inputs([Some(&x), Some(&dy)]).map(|inputs| inputs.map(Option::unwrap)) else {
+        let Some([Some(x_f32), Some(dy_f32)]) = f32_inputs([Some(&x), Some(&dy)]) else {
             return Self::conv3d_weight_backward(x, weight, dy, window.conv_options());
         };
         let dw = weight_gradient(Isa::detect(), x_f32.storage(), x_f32.shape().dims(), dy_f32.storage(), dy_f32.shape().dims(), window);

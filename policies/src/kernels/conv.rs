@@ -66,20 +66,10 @@ impl Axis {
     }
 }
 
-/// Output channels in blocks of 2 vectors where that comes out even, 3 and 2 otherwise.
+/// Output channels in blocks of 2 vectors, the last perhaps of 1: `(first vector, vectors)`.
 fn channel_blocks(channels: usize) -> impl Iterator<Item = (usize, usize)> {
     let total = channels.div_ceil(LANES);
-    let mut next = 0;
-    std::iter::from_fn(move || {
-        let vectors = match total - next {
-            0 => return None,
-            1 => 1,
-            n if n % 2 == 0 => 2,
-            _ => 3,
-        };
-        next += vectors;
-        Some((next - vectors, vectors))
-    })
+    (0..total).step_by(2).map(move |first| (first, (total - first).min(2)))
 }
 
 /// The weights of one phase.

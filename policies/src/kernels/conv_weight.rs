@@ -14,21 +14,6 @@ const PARTIAL: usize = 2 << 20;
 /// Tasks wanted for one group of images.
 const TASKS: usize = 16;
 
-/// How many output channels the blocks of [`Correlate`] take: 4 where possible.
-fn channel_blocks(range: std::ops::Range<usize>) -> impl Iterator<Item = (usize, usize)> {
-    let mut next = range.start;
-    std::iter::from_fn(move || {
-        let count = match range.end - next {
-            0 => return None,
-            1 => 1,
-            2 | 3 => 2,
-            _ => 4,
-        };
-        next += count;
-        Some((next - count, count))
-    })
-}
-
 /// Gradient of [`forward`](super::conv::forward) with respect to its weight, `[O, I, KD, KH, KW]`.
 ///
 /// The positions are split into chunks with partial sums of their own, which are added in order at the end; a chunk's
@@ -50,10 +35,12 @@ pub fn weight_gradient(isa: Isa, x: &[f32], x_dims: Dims, dy: &[f32], dy_dims: D
         .map(|row| row / kernel[1] * strides[0] + row % kernel[1] * strides[1])
         .flat_map(|run| (0..vectors_per_run).map(move |v| run + v * LANES))
         .collect();
-    // Room for whole blocks of 3 or 6 vectors: the last are repeated and not read.
-    let padded_parts: Vec<usize> =
-        parts.iter().copied().chain(std::iter::repeat(parts[parts.len() - 1])).take(parts.len().next_multiple_of(6)).collect();
-    let row = padded_parts.len() * LANES;
+    // Whole blocks of vectors: the last is repeated, and the repetitions are not read.
+    let blocks = parts.len().div_ceil(Correlate::VECTORS);
+    let part = |i: usize| parts[i.min(parts.len() - 1)];
+    let parts: Vec<[usize; Correlate::VECTORS]> =
+        (0..blocks).map(|block| std::array::from_fn(|v| part(block * Correlate::VECTORS + v))).collect();
+    let row = blocks * Correlate::VECTORS * LANES;
 
     let (image, dy_image) = (x.len() / batch, dy.len() / batch);
     let volume: usize = out.iter().product();
@@ -81,13 +68,26 @@ pub fn weight_gradient(isa: Isa, x: &[f32], x_dims: Dims, dy: &[f32], dy_dims: D
                 tasks.for_each(|(chunk, part, sums)| {
                     let channels = part * channels_per_task..((part + 1) * channels_per_task).min(channels_out);
                     let end = ((chunk + 1) * chunk_len).min(positions);
-                    let mut cells = Vec::with_capacity(BLOCK);
+                    let mut windows = Vec::with_capacity(BLOCK);
                     for start in (chunk * chunk_len..end).step_by(BLOCK) {
-                        cells.clear();
-                        for_each_cell(&packing, &axes, start..(start + BLOCK).min(end), |_, cell| cells.push(cell));
-                        let block =
-                            Block { isa, source: packed, cells: &cells, dy: &dy_packed[start * channels_out..], dy_row: channels_out };
-                        block.add(channels.clone(), &padded_parts, sums, row);
+                        windows.clear();
+                        for_each_cell(&packing, &axes, start..(start + BLOCK).min(end), |_, cell| windows.push(cell.source));
+                        // The vectors of a block of parts are read again for each pair of channels: the inner loop.
+                        for (block, parts) in parts.iter().enumerate() {
+                            for o in channels.clone().step_by(2) {
+                                let correlate = Correlate {
+                                    source: packed,
+                                    windows: &windows,
+                                    dy: &dy_packed[start * channels_out + o..],
+                                    row_len: channels_out,
+                                    channels: 2.min(channels.end - o),
+                                    parts,
+                                    out: &mut sums[(o - channels.start) * row + block * Correlate::VECTORS * LANES..],
+                                    out_stride: row,
+                                };
+                                correlate.run(isa);
+                            }
+                        }
                     }
                 });
             });
@@ -106,39 +106,4 @@ pub fn weight_gradient(isa: Isa, x: &[f32], x_dims: Dims, dy: &[f32], dy_dims: D
         }
     });
     gradient
-}
-
-/// Some positions of a group.
-struct Block<'a> {
-    isa: Isa,
-    source: &'a [f32],
-    cells: &'a [super::tile::Cell],
-    /// From this block's first position on.
-    dy: &'a [f32],
-    dy_row: usize,
-}
-
-impl Block<'_> {
-    /// Adds to `sums`, `[channels][row]`. The vectors of a block of parts are read again for each block of channels, so these
-    /// are the inner loop.
-    fn add(&self, channels: std::ops::Range<usize>, parts: &[usize], sums: &mut [f32], row: usize) {
-        for width in [4, 2, 1] {
-            let vectors = Correlate::vectors(width);
-            for (v, parts) in parts.chunks_exact(vectors).enumerate() {
-                for (o, count) in channel_blocks(channels.clone()).filter(|block| block.1 == width) {
-                    let correlate = Correlate {
-                        source: self.source,
-                        cells: self.cells,
-                        dy: &self.dy[o..],
-                        row_len: self.dy_row,
-                        channels: count,
-                        parts,
-                        out: &mut sums[(o - channels.start) * row + v * vectors * LANES..],
-                        out_stride: row,
-                    };
-                    correlate.run(self.isa);
-                }
-            }
-        }
-    }
 }

@@ -7,7 +7,7 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `backend.rs` | the trait, its Burn fallbacks, and the `Flex` implementation |
+//! | `backend.rs`, `fallback.rs` | the trait and its `Flex` implementation; the same from Burn's operations |
 //! | `autodiff.rs` | the backward nodes |
 //! | `conv.rs`, `conv_weight.rs` | convolution on slices: geometry, work split, packing of weights |
 //! | `tile.rs`, `simd.rs` | the inner loops, generic over the instruction set |
@@ -20,7 +20,10 @@ mod autodiff;
 mod backend;
 mod conv;
 mod conv_weight;
+mod fallback;
+mod norm;
 mod pack;
+mod pool;
 mod scratch;
 mod simd;
 #[cfg(test)]

@@ -1,12 +1,17 @@
 //! Buffers that a thread keeps from one call to the next: fresh memory costs a page fault per 4 KiB, more than filling it.
+//! They start at a cache line, so that vectors at multiples of 8 values never straddle two.
 
 use std::cell::RefCell;
 
 /// Longer buffers go back to the system (64 MiB).
-const KEEP: usize = 16 << 20;
+const KEEP: usize = (64 << 20) / size_of::<Line>();
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
 
 thread_local! {
-    static BUFFERS: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+    static BUFFERS: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Calls `use_buffer` with `len` values of arbitrary content.
@@ -14,13 +19,16 @@ thread_local! {
 /// The buffer is taken out of the thread's store for the time of the call, so nested calls (also through rayon's work
 /// stealing) get another one.
 pub fn with_scratch<T>(len: usize, use_buffer: impl FnOnce(&mut [f32]) -> T) -> T {
+    let lines = len.div_ceil(16);
     let kept = BUFFERS.with_borrow_mut(|buffers| {
         // The shortest that is long enough, so that small requests leave the long ones alone.
-        let fits = (0..buffers.len()).filter(|&i| buffers[i].len() >= len).min_by_key(|&i| buffers[i].len());
+        let fits = (0..buffers.len()).filter(|&i| buffers[i].len() >= lines).min_by_key(|&i| buffers[i].len());
         fits.map(|i| buffers.swap_remove(i))
     });
-    let mut buffer = kept.unwrap_or_else(|| vec![0.0; len.next_power_of_two()]);
-    let result = use_buffer(&mut buffer[..len]);
+    let mut buffer = kept.unwrap_or_else(|| vec![Line([0.0; 16]); lines.next_power_of_two()]);
+    // SAFETY: `Line` is 16 `f32` without padding, and the buffer holds at least `lines` of them.
+    let values = unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast::<f32>(), len) };
+    let result = use_buffer(values);
     if buffer.len() <= KEEP {
         BUFFERS.with_borrow_mut(|buffers| buffers.push(buffer));
     }

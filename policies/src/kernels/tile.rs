@@ -26,7 +26,7 @@ pub struct Gather<'a> {
     pub weights: &'a [f32],
     /// Start value of a row, `[8 * vectors]`; `None` continues from what `out` holds.
     pub start: Option<&'a [f32]>,
-    /// Output channels of this block in vectors: 1, 2 or 3.
+    /// Output channels of this block in vectors: 1 or 2.
     pub vectors: usize,
     /// Length of a row of `out`.
     pub row_len: usize,
@@ -45,15 +45,14 @@ impl Gather<'_> {
         assert!(self.weights.len() >= depth * width, "Gather reads past its weights");
         assert!(self.start.is_none_or(|start| start.len() >= width), "Gather reads past its start values");
         assert!(self.cells.is_empty() || last_row * self.row_len + width <= self.out.len(), "Gather writes past its block");
-        // Twelve accumulators and the operands fill the 16 registers; a single vector needs at least 8 chains to hide
+        // Twelve accumulators, two weights and an input fit the 16 registers; a single vector needs at least 8 chains to hide
         // the latency of the addition.
         // SAFETY: all offsets are checked above; the instruction set was detected.
         unsafe {
             match self.vectors {
                 1 => dispatch(isa, GatherTiles::<8, 1>(self)),
                 2 => dispatch(isa, GatherTiles::<6, 2>(self)),
-                3 => dispatch(isa, GatherTiles::<4, 3>(self)),
-                n => unreachable!("blocks have 1 to 3 vectors, not {n}"),
+                n => unreachable!("blocks have 1 or 2 vectors, not {n}"),
             }
         }
     }
@@ -106,73 +105,73 @@ impl<const P: usize, const V: usize> Kernel for GatherTiles<'_, P, V> {
     }
 }
 
-/// `out[o][part] += sum over positions of dy[row][o] * source[cell.source + part ..][0..8]`.
+/// `out[o][part] += sum over positions of dy[position][o] * source[window + part ..][0..8]`.
 pub struct Correlate<'a> {
     /// Channels-last input.
     pub source: &'a [f32],
-    pub cells: &'a [Cell],
-    /// Channels-last output gradient, `[row][row_len]`, starting at this block's first output channel.
+    /// Offset of each position's window.
+    pub windows: &'a [usize],
+    /// Channels-last output gradient, `[position][row_len]`, starting at this block's first output channel.
     pub dy: &'a [f32],
     pub row_len: usize,
-    /// Output channels of this block: 1, 2 or 4.
+    /// Output channels of this block: 1 or 2.
     pub channels: usize,
-    /// Offsets of vectors inside a window; `Correlate::vectors(channels)` of them.
-    pub parts: &'a [usize],
-    /// `[o][out_stride]`, each with `8 * parts.len()` sums at its start.
+    /// Offsets of vectors inside a window.
+    pub parts: &'a [usize; Correlate::VECTORS],
+    /// `[o][out_stride]`, each with `8 * VECTORS` sums at its start.
     pub out: &'a mut [f32],
     pub out_stride: usize,
 }
 
 impl Correlate<'_> {
-    /// Vectors in one block for so many output channels.
-    pub fn vectors(channels: usize) -> usize {
-        if channels == 4 { 3 } else { 6 }
-    }
+    /// Vectors in one block: with two channels, 12 sums, 2 gradients and an input fit the 16 registers.
+    pub const VECTORS: usize = 6;
 
     /// Adds the products.
     pub fn run(self, isa: Isa) {
-        let last_source = self.cells.iter().map(|c| c.source).max().unwrap_or(0);
-        let last_row = self.cells.iter().map(|c| c.row).max().unwrap_or(0);
-        let last_part = self.parts.iter().max().map_or(0, |part| part + LANES);
-        assert!(self.cells.is_empty() || last_source + last_part <= self.source.len(), "Correlate reads past its source");
-        assert!(self.cells.is_empty() || last_row * self.row_len + self.channels <= self.dy.len(), "Correlate reads past dy");
-        assert!(self.out.len() >= (self.channels - 1) * self.out_stride + self.parts.len() * LANES, "Correlate writes past its block");
-        assert_eq!(self.parts.len(), Self::vectors(self.channels), "Correlate has blocks of fixed size");
+        let last_window = self.windows.iter().max().map_or(0, |window| window + LANES);
+        let last_part = self.parts.iter().max().copied().unwrap_or(0);
+        let count = self.windows.len();
+        assert!(last_window + last_part <= self.source.len(), "Correlate reads past its source");
+        assert!(count == 0 || (count - 1) * self.row_len + self.channels <= self.dy.len(), "Correlate reads past dy");
+        let sums = (self.channels - 1) * self.out_stride + Self::VECTORS * LANES;
+        assert!(self.out.len() >= sums, "Correlate writes past its block");
         // SAFETY: all offsets are checked above; the instruction set was detected.
         unsafe {
             match self.channels {
-                1 => dispatch(isa, CorrelateTile::<1, 6>(self)),
-                2 => dispatch(isa, CorrelateTile::<2, 6>(self)),
-                4 => dispatch(isa, CorrelateTile::<4, 3>(self)),
-                n => unreachable!("blocks have 1, 2 or 4 channels, not {n}"),
+                1 => dispatch(isa, CorrelateTile::<1>(self)),
+                2 => dispatch(isa, CorrelateTile::<2>(self)),
+                n => unreachable!("blocks have 1 or 2 channels, not {n}"),
             }
         }
     }
 }
 
-/// `M` output channels by `V` vectors, summed over all positions.
-struct CorrelateTile<'a, const M: usize, const V: usize>(Correlate<'a>);
+/// `M` output channels by `VECTORS` vectors, summed over all positions.
+struct CorrelateTile<'a, const M: usize>(Correlate<'a>);
 
-impl<const M: usize, const V: usize> Kernel for CorrelateTile<'_, M, V> {
+impl<const M: usize> Kernel for CorrelateTile<'_, M> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let Correlate { source, cells, dy, row_len, parts, out, out_stride, .. } = self.0;
-        let parts: [usize; V] = std::array::from_fn(|v| parts[v]);
-        // SAFETY: `Correlate::run` checked every cell, part, row and sum.
+        let Correlate { source, windows, dy, row_len, parts, out, out_stride, .. } = self.0;
+        let parts = *parts;
+        // SAFETY: `Correlate::run` checked every window, part, row and sum.
         unsafe {
-            let mut sums = [[L::zero(); V]; M];
-            for cell in cells {
-                let (x, g) = (source.as_ptr().add(cell.source), dy.as_ptr().add(cell.row * row_len));
-                let x: [L::V; V] = std::array::from_fn(|v| L::load(x.add(parts[v])));
-                for (m, sums) in sums.iter_mut().enumerate() {
-                    let g = L::splat(g.add(m));
-                    for v in 0..V {
-                        sums[v] = L::mul_add(g, x[v], sums[v]);
+            let mut sums = [[L::zero(); M]; Correlate::VECTORS];
+            let mut row = dy.as_ptr();
+            for &window in windows {
+                let window = source.as_ptr().add(window);
+                let gradients: [L::V; M] = std::array::from_fn(|m| L::splat(row.add(m)));
+                for (part, sums) in parts.into_iter().zip(&mut sums) {
+                    let x = L::load(window.add(part));
+                    for m in 0..M {
+                        sums[m] = L::mul_add(gradients[m], x, sums[m]);
                     }
                 }
+                row = row.wrapping_add(row_len);
             }
-            for (m, sums) in sums.into_iter().enumerate() {
-                for (v, sum) in sums.into_iter().enumerate() {
+            for (v, sums) in sums.into_iter().enumerate() {
+                for (m, sum) in sums.into_iter().enumerate() {
                     let to = out.as_mut_ptr().add(m * out_stride + v * LANES);
                     L::store(to, L::add(L::load(to), sum));
                 }
