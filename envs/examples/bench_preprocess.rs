@@ -35,7 +35,7 @@ fn run(file: &Path, windows: usize, repeats: usize) {
     let megabytes = std::fs::metadata(file).map_or(0, |m| m.len()) as f64 / 1e6;
     println!("{} ({megabytes:.1} MB), {windows} window(s), {} thread(s)", file.display(), rayon::current_num_threads());
     let me = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("bench_preprocess"));
-    let mut rows: Vec<[f64; 5]> = Vec::new();
+    let mut rows: Vec<[f64; 7]> = Vec::new();
     for _ in 0..repeats {
         let out = std::process::Command::new(&me).args([windows.to_string(), "0".into()]).arg(file).output();
         let text = out.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
@@ -58,9 +58,10 @@ fn run(file: &Path, windows: usize, repeats: usize) {
         median(3),
         median(4)
     );
+    println!("way back (wall): labels {:.2} s, probability {:.2} s", median(5), median(6));
 }
 
-/// Wall seconds of `open` and of `prepare`, CPU seconds and wall seconds of both, peak MB.
+/// Wall seconds of `open` and of `prepare`, CPU seconds and wall seconds of both, peak MB; then wall seconds of the two ways back.
 fn measure(file: &Path, windows: usize) -> Result<(), Box<dyn std::error::Error>> {
     let config = PrepareConfig {
         spacing_mm: Some([1.0, 1.0, 3.0]),
@@ -73,7 +74,16 @@ fn measure(file: &Path, windows: usize) -> Result<(), Box<dyn std::error::Error>
     let opened = start.elapsed().as_secs_f64();
     let prepared = prepare(volume, None, &config)?;
     let wall = start.elapsed().as_secs_f64();
-    println!("{opened} {} {} {wall} {}", wall - opened, cpu_seconds()? - cpu, peak_megabytes()?);
+    let (cpu, peak) = (cpu_seconds()? - cpu, peak_megabytes()?);
+    let voxels = prepared.shape.iter().product();
+    let start = Instant::now();
+    let labels = prepared.way_back.restore_labels(&vec![1; voxels]);
+    let labels_s = start.elapsed().as_secs_f64();
+    let start = Instant::now();
+    let probability = prepared.way_back.restore_probability(&prepared.image[..voxels]);
+    let probability_s = start.elapsed().as_secs_f64();
+    assert_eq!(labels.len(), probability.len());
+    println!("{opened} {} {cpu} {wall} {peak} {labels_s} {probability_s}", wall - opened);
     assert!(prepared.image.iter().any(|&v| v > 0.0), "the scan has foreground");
     Ok(())
 }

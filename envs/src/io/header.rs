@@ -126,16 +126,11 @@ fn affine(path: &Path, h: &NiftiHeader, shape: [usize; 3]) -> Result<Affine> {
 
 /// Rotation from the quaternion, spacing from pixdim, handedness from pixdim[0]. All in f64 from the stored f32.
 fn qform(h: &NiftiHeader) -> Affine {
-    let [mut b, mut c, mut d] = [h.quatern_b, h.quatern_c, h.quatern_d].map(f64::from);
-    let square = b * b + c * c + d * d;
-    let a = if square < 1.0 {
-        (1.0 - square).sqrt()
-    } else {
-        // A half turn, of which rounding made a little more: scaled back, as in nifti1_io.
-        let length = square.sqrt();
-        (b, c, d) = (b / length, c / length, d / length);
-        0.0
-    };
+    let q = [h.quatern_b, h.quatern_c, h.quatern_d].map(f64::from);
+    let square: f64 = q.iter().map(|v| v * v).sum();
+    // Within f32 rounding of a half turn it is one, as in nibabel; the stored three are scaled back to unit length, as everywhere.
+    let (a, scale) = if 1.0 - square < 3.0 * f32::EPSILON as f64 { (0.0, 1.0 / square.sqrt()) } else { ((1.0 - square).sqrt(), 1.0) };
+    let [b, c, d] = q.map(|v| v * scale);
     let qfac = if h.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
     // Some tools store negative sizes; as nibabel reads them, only the quaternion and qfac say directions.
     let [dx, dy, dz] = std::array::from_fn(|i| h.pixdim[i + 1].abs() as f64);
@@ -213,12 +208,9 @@ fn fresh(path: &Path, g: &Geometry) -> Result<Vec<u8>> {
     put(123, &[2]); // mm
     put(252, &1i16.to_le_bytes()); // qform: scanner
     put(254, &1i16.to_le_bytes()); // sform: scanner
-    for i in 0..3 {
-        put(256 + 4 * i, &(quaternion[i] as f32).to_le_bytes());
-        put(268 + 4 * i, &(g.affine[i][3] as f32).to_le_bytes());
-        for j in 0..4 {
-            put(280 + 16 * i + 4 * j, &(g.affine[i][j] as f32).to_le_bytes());
-        }
+    let origin = g.affine.map(|row| row[3]);
+    for (i, v) in quaternion.into_iter().chain(origin).chain(g.affine.into_iter().flatten()).enumerate() {
+        put(256 + 4 * i, &(v as f32).to_le_bytes());
     }
     put(344, b"n+1\0");
     Ok(bytes)

@@ -86,8 +86,8 @@ fn classes<T: Stored>(raw: &[u8], layout: &Layout, out: &mut [u8]) -> bool {
         let value = v.to_f64() * slope + inter;
         let class = value as u8;
         let class = if value - class as f64 > 0.5 { class.saturating_add(1) } else { class };
-        // Written so that NaN fails too.
-        if !((value - class as f64).abs() <= tolerance) {
+        let off = (value - class as f64).abs();
+        if off > tolerance || off.is_nan() {
             good.store(false, Ordering::Relaxed);
         }
         class

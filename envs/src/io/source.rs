@@ -71,6 +71,7 @@ impl Source {
         }
         self.file.rewind().map_err(|e| Error::io(&self.path, e))?;
         let mut packed = Vec::new();
+        packed.try_reserve_exact(self.len as usize).map_err(|_| out_of_memory(&self.path, self.len as usize))?;
         self.file.by_ref().take(self.len).read_to_end(&mut packed).map_err(|e| Error::io(&self.path, e))?;
         let trailer = packed.last_chunk().map(|&b| u32::from_le_bytes(b));
         if trailer != Some(count as u32) {

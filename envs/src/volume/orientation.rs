@@ -105,3 +105,51 @@ pub(super) fn permute<T: Copy + Default + Send + Sync>(data: &[T], shape: [usize
     });
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oblique_and_sheared_grids_turn_as_in_nibabel() {
+        // 3x3 part, axes, flips: nibabel.orientations.io_orientation on random rotations, reflections and, in the last three, shears.
+        let cases = [
+            ([[-0.304, 1.012, 1.25], [-0.107, -0.755, 2.007], [0.732, 0.31, 0.811]], [1, 2, 0], [false, false, false]),
+            ([[0.679, -0.275, 1.212], [-0.409, -0.731, 1.625], [-0.108, 1.039, 1.463]], [0, 2, 1], [false, false, false]),
+            ([[-0.069, 1.282, 0.348], [0.576, 0.206, -1.688], [0.551, -0.055, 1.811]], [1, 0, 2], [false, false, false]),
+            ([[0.583, -0.308, 1.607], [-0.149, -1.263, -0.365], [-0.527, 0.018, 1.88]], [0, 1, 2], [false, true, false]),
+            ([[0.373, 1.01, 1.057], [0.515, -0.814, 1.098], [-0.485, -0.087, 1.982]], [1, 0, 2], [false, false, false]),
+            ([[-0.173, -1.252, -0.811], [-0.022, -0.364, 2.366], [-0.781, 0.124, 0.112]], [1, 2, 0], [true, false, true]),
+            ([[0.183, -0.294, 2.316], [-0.756, 0.072, 0.714], [-0.185, -1.274, -0.626]], [2, 0, 1], [false, true, true]),
+            ([[-0.736, -0.606, 0.388], [0.314, -0.982, 1.013], [0.015, -0.62, -2.256]], [0, 1, 2], [true, true, true]),
+        ];
+        for (m, axes, flip) in cases {
+            let mut g = Geometry::ras([4, 5, 6], [1.0; 3], [7.0, 8.0, 9.0]);
+            (0..9).for_each(|k| g.affine[k / 3][k % 3] = m[k / 3][k % 3]);
+            let turned = Orientation::of(&g);
+            assert_eq!(turned, Orientation { axes, flip }, "{m:?}");
+            // A voxel stays where it is in the world.
+            let stored = [1usize, 2, 3];
+            let index = std::array::from_fn(|c| {
+                let i = stored[axes[c]];
+                (if flip[c] { g.shape[axes[c]] - 1 - i } else { i }) as f64
+            });
+            let (a, b) = (turned.turn(&g).world(index), g.world(stored.map(|i| i as f64)));
+            assert!((0..3).all(|r| (a[r] - b[r]).abs() < 1e-9));
+        }
+    }
+
+    #[test]
+    fn permuting_and_back_is_nothing_for_all_six_orders() {
+        let shape = [3, 18, 5];
+        let data: Vec<u16> = (0..3 * 18 * 5).collect();
+        for axes in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let there = permute(&data, shape, axes);
+            let turned = axes.map(|a| shape[a]);
+            let i = [2, 11, 4];
+            let j = axes.map(|a| i[a]);
+            assert_eq!(there[(j[0] * turned[1] + j[1]) * turned[2] + j[2]], data[(i[0] * 18 + i[1]) * 5 + i[2]]);
+            assert_eq!(permute(&there, turned, Orientation { axes, flip: [false; 3] }.turned_of()), data);
+        }
+    }
+}

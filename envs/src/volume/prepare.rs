@@ -12,7 +12,7 @@ const GRID_TOLERANCE: f64 = 0.1;
 /// Largest cosine between two axes that is resampled axis by axis: 0.6 degrees, far above what rounding in files does, far below a gantry tilt.
 const SHEAR_TOLERANCE: f64 = 0.01;
 /// Values in a prepared image: 2^31 are 8 GiB.
-const MOST_VALUES: usize = 1 << 31;
+const MOST_VALUES: f64 = (1u64 << 31) as f64;
 
 /// What is done to every scan before it is cut into sub-volumes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,11 +67,13 @@ pub fn prepare(volume: Volume, labels: Option<&Labels>, config: &PrepareConfig) 
         shape[a] = resampled_len(canonical.shape[a], from_mm[a], spacing_mm[a])?;
     }
     let channels = config.windows_hu.len();
-    let after_pad = shape.iter().zip(config.pad_to).map(|(&n, p)| n.max(p) as u128).product::<u128>() * channels as u128;
-    if after_pad > MOST_VALUES as u128 {
+    // In f64: the product of absurd lengths overflows any integer.
+    let after_pad = shape.iter().zip(config.pad_to).map(|(&n, p)| n.max(p) as f64).product::<f64>() * channels as f64;
+    if after_pad > MOST_VALUES {
         return Err(Error::Setting(format!(
-            "resampling {:?} voxels of {from_mm:.3?} mm to {spacing_mm:?} mm makes {after_pad} values, more than 2^31; set a larger spacing_mm or check the spacing in the file",
-            canonical.shape
+            "{:?} voxels of {from_mm:.3?} mm brought to {spacing_mm:?} mm and padded to {:?} make {after_pad:.2e} values, more than 2^31; \
+             set a larger spacing_mm, a smaller pad_to or check the spacing in the file",
+            canonical.shape, config.pad_to
         )));
     }
 
@@ -218,3 +220,6 @@ fn crop(image: &mut Vec<f32>, channels: usize, [nx, ny, nz]: [usize; 3], start: 
     }
     image.truncate(to);
 }
+
+#[cfg(test)]
+mod tests;
