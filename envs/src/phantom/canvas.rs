@@ -149,11 +149,16 @@ pub struct Canvas {
     axes: [Vec<f32>; 3],
     /// Shift of x over (y, z), of y over (x, z), of z over (x, y): mm.
     bend: [Vec<f32>; 3],
+    /// Largest shift along each axis, mm; boxes are widened by it.
+    reach: Point,
     scratch: Vec<f32>,
 }
 
-/// How far the bend moves a point at most, mm; boxes are widened by it.
+/// How far the bend moves a point at most, mm.
 const BEND: f32 = 5.0;
+
+/// Vessels that fill less of a voxel's face than this are not painted: they would drown in the noise.
+const MIN_FILL: f32 = 0.08;
 
 /// A label that leaves the organ map as it is: vessels inside an organ stay that organ.
 pub const KEEP: u8 = 0;
@@ -173,8 +178,9 @@ impl Canvas {
             out
         };
         let bend = [plane(1, 2, 3.5), plane(0, 2, 7.5), plane(0, 1, 11.5)];
+        let reach = [0, 1, 2].map(|a: usize| bend[a].iter().fold(0.0f32, |m, v| m.max(v.abs())));
         let n = shape.iter().product();
-        Canvas { shape, hu: vec![-1000.0; n], organs: vec![KEEP; n], axes, bend, scratch: Vec::new() }
+        Canvas { shape, hu: vec![-1000.0; n], organs: vec![KEEP; n], axes, bend, reach, scratch: Vec::new() }
     }
 
     fn step(&self) -> Point {
@@ -192,8 +198,9 @@ impl Canvas {
         std::array::from_fn(|a| {
             let axis = &self.axes[a];
             let step = self.step()[a];
-            let low = ((bounds[0][a] - BEND - axis[0]) / step - 1.0).floor().max(0.0) as usize;
-            let high = ((bounds[1][a] + BEND - axis[0]) / step + 2.0).ceil().clamp(0.0, axis.len() as f32) as usize;
+            // A soft edge reaches at most one voxel beyond the surface.
+            let low = ((bounds[0][a] - self.reach[a] - axis[0]) / step - 1.0).ceil().max(0.0) as usize;
+            let high = ((bounds[1][a] + self.reach[a] - axis[0]) / step + 2.0).floor().clamp(0.0, axis.len() as f32) as usize;
             low.min(high)..high
         })
     }
@@ -254,7 +261,7 @@ impl Canvas {
         let tube = Tube { points: vec![(a, ra, 0.0), (b, rb, norm(std::array::from_fn(|x| b[x] - a[x])))] };
         let [rx, ry, rz] = self.voxels(tube.bounds(step));
         let fill = (ra.max(rb) * 2.0 / step).powi(2).min(1.0);
-        if fill < 0.05 {
+        if fill < MIN_FILL {
             return;
         }
         let nz = self.shape[2];

@@ -101,7 +101,7 @@ impl Settings {
                 noise_correlation: 0.1,
                 texture_hu: 4.0,
                 lesion_free_fraction: 1.0 / 3.0,
-                lesion_counts: [0.35, 0.35, 0.2, 0.1],
+                lesion_counts: [0.3, 0.3, 0.25, 0.15],
                 kind_weights: [1.0; 9],
                 volume_ml: [1.0, 60.0],
                 volume_median_ml: 8.0,

@@ -205,7 +205,8 @@ fn volumes_have_the_wanted_median() {
 
 #[test]
 fn settings_no_cohort_can_be_made_from_are_refused() {
-    let cases: [(&str, fn(&mut Settings)); 5] = [
+    type Spoil = fn(&mut Settings);
+    let cases: [(&str, Spoil); 5] = [
         ("shape", |s| s.shape[1] = 1),
         ("lesion_free_fraction", |s| s.lesion_free_fraction = f64::NAN),
         ("volume_ml", |s| s.volume_ml = [5.0, 1.0]),
