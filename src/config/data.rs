@@ -14,6 +14,15 @@ pub struct DataConfig {
     /// The list of cases: a Decathlon `dataset.json`, a published JSON list, or a folder of `*_0000.nii.gz`, relative to `data.root`.
     /// Default none: `dataset.json` in the root if there is one, else the root as a folder.
     pub list: Option<PathBuf>,
+    /// How image files of a folder end; the rest of the file name is the case. Default `"_0000.nii.gz"` (FLARE, nnU-Net).
+    pub image_suffix: String,
+    /// How label files of a folder end, after the case. Default `".nii.gz"`.
+    pub label_suffix: String,
+    /// How many `_`-separated parts of a case's name tell the patient; 0 takes the whole name. A patient is never on two sides of a split.
+    /// Range 0 or more. Default `0`.
+    pub patient_parts: usize,
+    /// More JSON lists, relative to `data.root`, whose scans are known to hold no lesion, whatever their label files say. Default `[]`.
+    pub lesion_free_lists: Vec<PathBuf>,
     /// Label values that count as lesion: `"all"` (every value but 0) or a list of values. Range of each 1 to 255. Default `"all"`.
     pub lesion_classes: LesionClasses,
     /// Voxel size in mm (x, y, z; axes RAS) that scans are resampled to. Coarser is faster and loses small lesions.
@@ -48,6 +57,10 @@ impl Default for DataConfig {
         DataConfig {
             root: None,
             list: None,
+            image_suffix: "_0000.nii.gz".into(),
+            label_suffix: ".nii.gz".into(),
+            patient_parts: 0,
+            lesion_free_lists: Vec::new(),
             lesion_classes: LesionClasses::default(),
             spacing_mm: None,
             windows_hu: vec![[-175.0, 250.0], [-900.0, 650.0]],

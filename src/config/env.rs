@@ -24,6 +24,9 @@ pub struct EnvConfig {
     pub lesion_fraction: f64,
     /// Where in such a crop the lesion lies. Default `"anywhere"`: with `"centre"` a small Focus learns the position instead of the lesion.
     pub lesion_position: LesionPosition,
+    /// Draw a lesion first and then one of its voxels, so that small lesions are seen as often as large ones; published: a voxel of all.
+    /// Default `false`.
+    pub balance_lesions: bool,
     /// How often a lesion-free scan is drawn, relative to one with lesions; 0 leaves them out. The published code used 10, which leaves about
     /// a fifth of the batches without any lesion. Range 0 to 1000. Default `1`.
     #[schemars(range(min = 0.0, max = 1000.0))]
@@ -44,20 +47,15 @@ pub struct EnvConfig {
     pub reward: RewardKind,
     /// What the four outcomes earn with `reward = "four_cell"`.
     pub four_cell: FourCellConfig,
+    /// With `group = "masks"`: cost of selecting every sub-volume of a scan, in units of lesion recall. Range 0 to 10. Default `0.3`.
+    #[schemars(range(min = 0.0, max = 10.0))]
+    pub window_cost: f64,
+    /// With `group = "masks"`: cost of a false alarm of Focus in every selected sub-volume. Range 0 to 10. Default `0.3`.
+    #[schemars(range(min = 0.0, max = 10.0))]
+    pub false_alarm_cost: f64,
     /// Batches prepared ahead by background threads; 0 prepares each when it is needed. Results do not depend on it. Range 0 to 64. Default `2`.
     #[schemars(range(min = 0, max = 64))]
     pub workers: usize,
-}
-
-impl EnvConfig {
-    /// Rewards that `env.group` puts together where `glance.group_size` says nothing.
-    pub fn natural_group(&self) -> usize {
-        match self.group {
-            GroupKind::Batch => self.volumes_per_batch * self.crops_per_volume,
-            GroupKind::Volume => self.crops_per_volume,
-            GroupKind::Masks => 16,
-        }
-    }
 }
 
 impl Default for EnvConfig {
@@ -69,6 +67,7 @@ impl Default for EnvConfig {
             crops_per_volume: 4,
             lesion_fraction: 0.5,
             lesion_position: LesionPosition::Anywhere,
+            balance_lesions: false,
             lesion_free_weight: 1.0,
             flip_probability: 0.2,
             rotate_probability: 0.2,
@@ -76,6 +75,8 @@ impl Default for EnvConfig {
             intensity_shift: 0.1,
             reward: RewardKind::AnyOverlap,
             four_cell: FourCellConfig::default(),
+            window_cost: 0.3,
+            false_alarm_cost: 0.3,
             workers: 2,
         }
     }

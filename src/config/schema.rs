@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Config;
+use super::error::nearest;
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     // Inlined: a key's schema then stands where the key stands.
@@ -77,6 +78,13 @@ pub fn keys() -> Vec<String> {
     explain("").unwrap_or_default().into_iter().map(|help| help.key).collect()
 }
 
+/// The key that `word` was probably meant to be: one with a slip, or one that ends with the word.
+pub fn nearest_key(word: &str) -> Option<String> {
+    let all = keys();
+    let end = all.iter().find(|key| key.rsplit_once('.').is_some_and(|(_, last)| last == word));
+    end.cloned().or_else(|| nearest(word, all.iter().map(String::as_str)).map(str::to_owned))
+}
+
 fn collect(key: &str, schema: &'static Value, out: &mut Vec<KeyHelp>) {
     let below = properties(schema);
     if !key.is_empty() {
@@ -92,8 +100,11 @@ fn collect(key: &str, schema: &'static Value, out: &mut Vec<KeyHelp>) {
     for (name, inner) in below.into_iter().flatten() {
         let start = out.len();
         collect(&join(key, name), inner, out);
-        let owners: Vec<_> =
-            kinds(schema).into_iter().filter(|(_, branch)| !branch["properties"][name].is_null()).map(|(word, _)| format!("{word:?}")).collect();
+        let owners: Vec<_> = kinds(schema)
+            .into_iter()
+            .filter(|(_, branch)| !branch["properties"][name].is_null())
+            .map(|(word, _)| format!("{word:?}"))
+            .collect();
         if !owners.is_empty() && owners.len() < kinds(schema).len() {
             out[start..].iter_mut().for_each(|help| help.doc += &format!(" Only with `kind = {}`.", owners.join(" or ")));
         }

@@ -34,6 +34,11 @@ pub struct ScreenConfig {
     /// Blended lesion probability from which a voxel is lesion. Range 0 to 1. Default `0.5`.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub mask_threshold: f64,
+    /// Look again, through every window that holds the centre of a finding, before it counts: a false alarm of one window is then outvoted
+    /// by its neighbours as it is when Focus looks everywhere. The windows looked at again count as kept. Default `true`; published `false`.
+    pub second_look: bool,
+    /// What is brought back to the scan's own grid. Default `"probability"`.
+    pub restore: Restore,
     /// Windows that go through a network at once: memory against speed. Range 1 to 4096. Default `4`.
     #[schemars(range(min = 1, max = 4096))]
     pub batch: usize,
@@ -52,6 +57,8 @@ impl Default for ScreenConfig {
             keep_fraction: None,
             min_component_ml: 0.0,
             mask_threshold: 0.5,
+            second_look: true,
+            restore: Restore::Probability,
             batch: 4,
         }
     }
@@ -65,6 +72,16 @@ pub enum Blend {
     Gaussian,
     /// The same everywhere (the published code).
     Flat,
+}
+
+/// What is brought back to the scan's own grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Restore {
+    /// The lesion probability, interpolated linearly and then compared with the threshold: smooth outlines on fine grids.
+    Probability,
+    /// The mask, by the nearest voxel (the published code).
+    Mask,
 }
 
 /// Which windows a voxel's sum is divided by.
