@@ -1,5 +1,7 @@
 //! The command line: one file a verb. Only this folder prints.
 
+pub mod config;
+pub mod error;
 pub mod progress;
 
 pub fn main() -> std::process::ExitCode {

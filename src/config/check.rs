@@ -79,11 +79,11 @@ impl Walk<'_> {
                 }
             }
             Toml::Integer(number) => match branch(&["integer", "number"]) {
-                Some(branch) => self.number(key, *number.value() as f64, (*number.value()).into(), span, branch),
+                Some(_) => self.number(key, *number.value() as f64, (*number.value()).into(), span, schema),
                 None => Err(self.refuse(key, &format!("is {}", number.value()), span, schema)),
             },
             Toml::Float(number) => match branch(&["number"]) {
-                Some(branch) => self.number(key, *number.value(), (*number.value()).into(), span, branch),
+                Some(_) => self.number(key, *number.value(), (*number.value()).into(), span, schema),
                 None => Err(self.refuse(key, &format!("is {}", number.value()), span, schema)),
             },
             Toml::Boolean(truth) => match branch(&["boolean"]) {
@@ -115,7 +115,8 @@ impl Walk<'_> {
     }
 
     fn number(&self, key: &str, number: f64, value: Value, span: Range<usize>, schema: &Value) -> Result<Value, ConfigError> {
-        let bound = |name: &str, none: f64| schema[name].as_f64().unwrap_or(none);
+        let bounds = alternatives(schema).into_iter().find(|branch| has_type(branch, "integer") || has_type(branch, "number"));
+        let bound = |name: &str, none: f64| bounds.and_then(|branch| branch[name].as_f64()).unwrap_or(none);
         if number.is_finite() && number >= bound("minimum", f64::NEG_INFINITY) && number <= bound("maximum", f64::INFINITY) {
             Ok(value)
         } else {

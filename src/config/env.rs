@@ -58,17 +58,6 @@ pub struct EnvConfig {
     pub workers: usize,
 }
 
-impl EnvConfig {
-    /// Rewards that `env.group` puts together where `glance.group_size` says nothing.
-    pub fn natural_group(&self) -> usize {
-        match self.group {
-            GroupKind::Batch => self.volumes_per_batch * self.crops_per_volume,
-            GroupKind::Volume => self.crops_per_volume,
-            GroupKind::Masks => 16,
-        }
-    }
-}
-
 impl Default for EnvConfig {
     fn default() -> Self {
         EnvConfig {

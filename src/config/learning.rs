@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct GlanceConfig {
-    /// How many rewards are compared with each other; must divide what `env.group` puts together (with `"masks"` it is the number of
-    /// selections sampled for each scan). Range 2 or more. Default none: all of them (16 selections with `"masks"`).
+    /// How many rewards are compared with each other; must divide what `env.group` puts together. With `"masks"` the group is the
+    /// selections of `objective.masks`, and this stays unset. Range 2 or more. Default none: all that `env.group` puts together.
     #[schemars(range(min = 2))]
     pub group_size: Option<usize>,
     /// The network.
@@ -57,6 +57,9 @@ pub struct ObjectiveConfig {
     /// Steps after which the old policy becomes the current one; 0 is once per epoch (`train.steps_per_epoch`), as published, which leaves
     /// most updates clipped. Range 0 or more. Default `10`.
     pub refresh_steps: usize,
+    /// With `env.group = "masks"`: selections sampled of every observation. Range 2 to 256. Default `8`.
+    #[schemars(range(min = 2, max = 256))]
+    pub masks: usize,
     #[serde(flatten)]
     pub grl: GrlConfig,
     /// How rewards become advantages.
@@ -66,7 +69,7 @@ pub struct ObjectiveConfig {
 impl Default for ObjectiveConfig {
     fn default() -> Self {
         let (grl, advantage) = (GrlConfig::default(), AdvantageConfig::default());
-        ObjectiveConfig { name: ObjectiveKind::Grl, refresh_steps: 10, grl, advantage }
+        ObjectiveConfig { name: ObjectiveKind::Grl, refresh_steps: 10, masks: 8, grl, advantage }
     }
 }
 

@@ -15,6 +15,8 @@ mod learning;
 mod rules;
 mod schema;
 mod screen;
+#[cfg(test)]
+mod tests;
 mod train;
 
 use std::path::{Path, PathBuf};
@@ -29,7 +31,7 @@ pub use data::{AllClasses, CohortSizes, DataConfig, LesionClasses, PhantomConfig
 pub use env::{EnvConfig, FourCellConfig, GroupKind, LesionPosition, RewardKind};
 pub use error::ConfigError;
 pub use learning::{BackboneConfig, GlanceConfig, LossConfig, ObjectiveConfig, ObjectiveKind, OptimConfig, OptimizerConfig};
-pub use schema::{KeyHelp, explain, keys, schema};
+pub use schema::{KeyHelp, explain, keys, nearest_key, schema};
 pub use screen::{Blend, Denominator, Restore, ScreenConfig, Select, Threshold, ThresholdWord};
 pub use train::{BestMetric, CompatConfig, Precision, TrainConfig};
 
@@ -178,8 +180,17 @@ impl Config {
         blake3::hash(config.to_toml().as_bytes()).to_hex().to_string()
     }
 
-    /// How many rewards are compared with each other.
+    /// Rewards that `env.group` puts together.
+    fn whole_group(&self) -> usize {
+        match self.env.group {
+            GroupKind::Batch => self.env.volumes_per_batch * self.env.crops_per_volume,
+            GroupKind::Volume => self.env.crops_per_volume,
+            GroupKind::Masks => self.objective.masks,
+        }
+    }
+
+    /// Rewards that are compared with each other.
     pub fn group_size(&self) -> usize {
-        self.glance.group_size.unwrap_or_else(|| self.env.natural_group())
+        self.glance.group_size.unwrap_or_else(|| self.whole_group())
     }
 }

@@ -84,22 +84,27 @@ fn name(loaded: &Loaded) -> Result<(), ConfigError> {
     Err(loaded.error("name", message, "not the name of a folder", "choose a name such as `name = \"abdomen-1\"`"))
 }
 
+/// A group has two rewards or more, and groups share out what the environment puts together.
 fn group(loaded: &Loaded) -> Result<(), ConfigError> {
-    let (env, size) = (&loaded.config.env, loaded.config.group_size());
-    let natural = env.natural_group();
-    // With sampled selections any number will do; the others share out the sub-volumes of a step.
-    let fits = size >= 2 && (env.group == GroupKind::Masks || natural.is_multiple_of(size));
-    if fits {
-        return Ok(());
+    let (config, whole) = (&loaded.config, loaded.config.whole_group());
+    let hint = "`panscreen config explain glance.group_size` says how groups are made";
+    match config.glance.group_size {
+        None if whole >= 2 => Ok(()),
+        None => {
+            let message = format!("`env.crops_per_volume` makes groups of {whole}, expected 2 or more rewards to compare");
+            Err(loaded.error("env.crops_per_volume", message, "too few", hint))
+        }
+        Some(_) if config.env.group == GroupKind::Masks => {
+            let message = "`glance.group_size` does not belong to `env.group = \"masks\"`, whose groups are the selections of a scan";
+            Err(loaded.error("glance.group_size", message, "has no effect", "set `objective.masks`"))
+        }
+        Some(size) if whole.is_multiple_of(size) => Ok(()),
+        Some(size) => {
+            let message =
+                format!("`glance.group_size` is {size}, expected a divisor of the {whole} sub-volumes that `env.group` puts together");
+            Err(loaded.error("glance.group_size", message, &format!("does not divide {whole}"), hint))
+        }
     }
-    let hint = "rewards are compared within a group of 2 or more; `panscreen config explain glance.group_size` says how";
-    if loaded.config.glance.group_size.is_none() {
-        let message = format!("a group has {natural} sub-volume, expected 2 or more");
-        return Err(loaded.error("env.crops_per_volume", message, "too few", hint));
-    }
-    let (message, label) =
-        (format!("`glance.group_size` is {size}, expected a divisor of {natural}"), format!("does not divide {natural}"));
-    Err(loaded.error("glance.group_size", message, &label, hint))
 }
 
 /// What a part says about its own table, at the first key of it that the sentence names.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Config;
+use super::error::nearest;
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     // Inlined: a key's schema then stands where the key stands.
@@ -75,6 +76,13 @@ pub fn explain(key: &str) -> Option<Vec<KeyHelp>> {
 /// Names of all keys, tables included.
 pub fn keys() -> Vec<String> {
     explain("").unwrap_or_default().into_iter().map(|help| help.key).collect()
+}
+
+/// The key that `word` was probably meant to be: one with a slip, or one that ends with the word.
+pub fn nearest_key(word: &str) -> Option<String> {
+    let all = keys();
+    let end = all.iter().find(|key| key.rsplit_once('.').is_some_and(|(_, last)| last == word));
+    end.cloned().or_else(|| nearest(word, all.iter().map(String::as_str)).map(str::to_owned))
 }
 
 fn collect(key: &str, schema: &'static Value, out: &mut Vec<KeyHelp>) {
