@@ -47,7 +47,7 @@ pub fn run(args: ConfigArgs, as_json: bool, out: &mut dyn Write) -> Result<(), F
             let found = config::explain(&key).ok_or_else(|| unknown(&key))?;
             if as_json { pretty(&json!(found)) } else { found.iter().map(paragraph).collect::<Vec<_>>().join("\n") }
         }
-        Action::Schema => pretty(config::schema()),
+        Action::Schema => pretty(&config::file_schema()),
     };
     // A reader that went away (`| head`) is no failure.
     match write!(out, "{text}").and_then(|()| out.flush()) {
@@ -75,7 +75,8 @@ fn paragraph(help: &KeyHelp) -> String {
     if *table {
         return format!("[{key}]\n{}", wrapped(doc, "  "));
     }
-    let default = if default.is_null() { "unset".to_owned() } else { default.to_string() };
+    // As one would write it: the schema's JSON in TOML.
+    let default = toml::Value::try_from(default).map_or("unset".to_owned(), |value| value.to_string());
     let width = choices.iter().map(|(word, _)| word.len()).max().unwrap_or(0);
     let meaning = " ".repeat(width + 6);
     let choices =
@@ -125,6 +126,8 @@ mod tests {
              covering  All windows over the voxel: a rejected window votes for background.\n"
         );
         let table = check(&["explain", "backbone"], false).unwrap();
+        assert!(check(&["explain", "env.window"], false).unwrap().starts_with("env.window = [96, 96, 64]\n"));
+        assert!(check(&["explain", "data.root"], false).unwrap().starts_with("data.root = unset\n"));
         assert!(table.starts_with("[backbone]\n") && table.contains("\nbackbone.shared = \"none\"\n"), "{table}");
         let all: serde_json::Value = serde_json::from_str(&check(&["explain"], true).unwrap()).unwrap();
         assert_eq!(all.as_array().unwrap().len(), config::keys().len());
@@ -157,5 +160,8 @@ mod tests {
     fn schema_is_json() {
         let schema: serde_json::Value = serde_json::from_str(&check(&["schema"], false).unwrap()).unwrap();
         assert_eq!(schema["properties"]["train"]["properties"]["steps"]["default"], 20000);
+        let root = &schema["properties"]["data"]["properties"]["root"];
+        assert_eq!((&root["anyOf"][0]["type"], &root["anyOf"][1]["const"]), (&serde_json::json!(["string"]), &"none".into()));
+        assert!(schema["properties"]["base"].is_object() && !schema.to_string().contains("null"));
     }
 }

@@ -31,7 +31,7 @@ pub use data::{AllClasses, CohortSizes, DataConfig, LesionClasses, PhantomConfig
 pub use env::{EnvConfig, FourCellConfig, GroupKind, LesionPosition, RewardKind};
 pub use error::ConfigError;
 pub use learning::{BackboneConfig, GlanceConfig, LossConfig, ObjectiveConfig, ObjectiveKind, OptimConfig, OptimizerConfig};
-pub use schema::{KeyHelp, explain, keys, nearest_key, schema};
+pub use schema::{KeyHelp, explain, file_schema, keys, nearest_key};
 pub use screen::{Blend, Denominator, Restore, ScreenConfig, Select, Threshold, ThresholdWord};
 pub use train::{BestMetric, CompatConfig, Precision, TrainConfig};
 
@@ -183,7 +183,7 @@ impl Config {
     /// Rewards that `env.group` puts together.
     fn whole_group(&self) -> usize {
         match self.env.group {
-            GroupKind::Batch => self.env.volumes_per_batch * self.env.crops_per_volume,
+            GroupKind::Batch => self.env.volumes_per_batch.saturating_mul(self.env.crops_per_volume),
             GroupKind::Volume => self.env.crops_per_volume,
             GroupKind::Masks => self.objective.masks,
         }

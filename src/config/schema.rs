@@ -43,9 +43,41 @@ fn tidy(schema: &mut Value) {
     }
 }
 
-/// The JSON schema of a config file (draft 2020-12).
-pub fn schema() -> &'static Value {
+/// The JSON schema of the structs. Unset is null here; see [`file_schema`].
+pub(super) fn schema() -> &'static Value {
     &SCHEMA
+}
+
+/// The JSON schema of a config file (draft 2020-12), as TOML has it: `base`, and the word `"none"` for null.
+pub fn file_schema() -> Value {
+    let mut schema = schema().clone();
+    null_to_none(&mut schema);
+    let doc = "Another config file, relative to this one, whose settings hold wherever this one sets nothing.";
+    schema["properties"]["base"] = json!({ "type": "string", "description": doc });
+    schema
+}
+
+fn null_to_none(schema: &mut Value) {
+    let unset = json!({ "const": "none", "description": "Unset." });
+    match schema {
+        Value::Array(several) => several.iter_mut().for_each(null_to_none),
+        Value::Object(one) => {
+            one.retain(|_, value| !value.is_null());
+            one.values_mut().for_each(null_to_none);
+            if one.get("type") == Some(&"null".into()) {
+                *schema = unset;
+            } else if let Some(types) = one.get_mut("type").and_then(Value::as_array_mut) {
+                types.retain(|name| name != "null");
+                let mut outer = serde_json::Map::new();
+                for name in ["description", "default"] {
+                    outer.extend(one.remove(name).map(|value| (name.to_owned(), value)));
+                }
+                outer.insert("anyOf".into(), json!([one.clone(), unset]));
+                *schema = Value::Object(outer);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// What there is to say about a key.
