@@ -104,7 +104,7 @@ impl Settings {
                 lesion_counts: [0.3, 0.3, 0.25, 0.15],
                 kind_weights: [1.0; 9],
                 volume_ml: [1.0, 60.0],
-                volume_median_ml: 8.0,
+                volume_median_ml: 7.0,
                 volume_sigma: 0.8,
                 contrast_hu: [40.0, 110.0],
                 darker_fraction: 0.0,
