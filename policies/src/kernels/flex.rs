@@ -11,8 +11,14 @@ use burn::tensor::{DType, TensorData, TensorMetadata};
 
 type FlexTensor = FloatTensor<Flex>;
 
+/// A pointwise convolution is a plain matrix product on the layout as it is, where Burn's is faster than packing.
+const POINTWISE: Window = Window { kernel: [1; 3], stride: [1; 3], padding: [0; 3] };
+
 impl KernelBackend for Flex {
     fn kernel_conv3d(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>, window: Window) -> FlexTensor {
+        if window == POINTWISE {
+            return Self::conv3d(x, weight, bias, window.conv_options());
+        }
         let Some([Some(x), Some(weight), bias]) = f32_inputs([Some(&x), Some(&weight), bias.as_ref()]) else {
             return Self::conv3d(x, weight, bias, window.conv_options());
         };
@@ -24,6 +30,9 @@ impl KernelBackend for Flex {
     }
 
     fn kernel_conv3d_dx(x: FlexTensor, weight: FlexTensor, dy: FlexTensor, window: Window) -> FlexTensor {
+        if window == POINTWISE {
+            return Self::conv3d(dy, weight.transpose(0, 1), None, window.conv_options());
+        }
         let Some([Some(weight_f32), Some(dy_f32)]) = f32_inputs([Some(&weight), Some(&dy)]) else {
             return Self::conv3d_x_backward(x, weight, dy, window.conv_options());
         };

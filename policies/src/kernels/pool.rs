@@ -26,7 +26,7 @@ pub fn max_backward(x: Volumes, dy: &[f32], window: Window) -> Vec<f32> {
     dx
 }
 
-/// Calls `visit` with the index of each output and of the first maximum (or NaN) in its window.
+/// Calls `visit` with the index of each output and of the first maximum in its window, or of the last NaN.
 fn for_each_maximum(x: &[f32], size: [usize; 3], window: Window, mut visit: impl FnMut(usize, usize)) {
     let [d, h, w] = window.output(size);
     let range = |a: usize, o: usize| {
@@ -36,18 +36,19 @@ fn for_each_maximum(x: &[f32], size: [usize; 3], window: Window, mut visit: impl
     let columns: Vec<_> = (0..w).map(|o| range(2, o)).collect();
     for (z, y) in (0..d).flat_map(|z| (0..h).map(move |y| (z, y))) {
         for (q, columns) in columns.iter().enumerate() {
-            let (mut best, mut at) = (f32::NEG_INFINITY, None);
-            for (iz, iy) in range(0, z).flat_map(|iz| range(1, y).map(move |iy| (iz, iy))) {
-                let row = (iz * size[1] + iy) * size[2];
-                for (i, &value) in x[row..].iter().enumerate().take(columns.end).skip(columns.start) {
-                    if value > best || at.is_none() || (value.is_nan() && !best.is_nan()) {
-                        (best, at) = (value, Some(row + i));
+            // The window's first value, in case that all are minus infinity.
+            let (mut best, mut at) = (f32::NEG_INFINITY, (range(0, z).start * size[1] + range(1, y).start) * size[2] + columns.start);
+            for iz in range(0, z) {
+                for iy in range(1, y) {
+                    let row = (iz * size[1] + iy) * size[2];
+                    for (i, &value) in x[row + columns.start..row + columns.end].iter().enumerate() {
+                        // Nothing is greater than NaN: it stays.
+                        let wins = value > best || value.is_nan();
+                        (best, at) = if wins { (value, row + columns.start + i) } else { (best, at) };
                     }
                 }
             }
-            if let Some(at) = at {
-                visit((z * h + y) * w + q, at);
-            }
+            visit((z * h + y) * w + q, at);
         }
     }
 }

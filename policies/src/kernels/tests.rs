@@ -155,6 +155,7 @@ fn convolution_under_autodiff_equals_burn() {
         ([3, 8, 6, 7, 16], 16, [3; 3], [1; 3], [1; 3]),
         ([2, 3, 9, 8, 7], 5, [3, 1, 2], [2, 1, 2], [1, 0, 1]),
         ([8, 48, 6, 6, 4], 48, [3; 3], [1; 3], [1; 3]),
+        ([4, 24, 12, 12, 8], 48, [1; 3], [1; 3], [0; 3]),
     ] {
         let inputs = [x, [o, x[1], kernel[0], kernel[1], kernel[2]], [o, 1, 1, 1, 1]];
         let ours = |t: &[X]| conv3d(t[0].clone(), t[1].clone(), Some(channels(&t[2])), stride, padding);
