@@ -1,14 +1,10 @@
 //! The backend extension: what a backend must offer, composed from Burn's operations unless it does better.
+//!
+//! `flex.rs` and `autodiff.rs` implement it.
 
-use super::conv;
-use super::conv_weight::weight_gradient;
-use super::simd::Isa;
-use super::{fallback, norm, pool};
-use burn::backend::Flex;
-use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor, ModuleOps};
-use burn::tensor::{DType, TensorData, TensorMetadata, backend::Backend};
-
-type FlexTensor = FloatTensor<Flex>;
+use super::fallback;
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor};
 
 /// A sliding window over a volume, per axis D, H, W: kernel size, stride, and padding on both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +26,7 @@ impl Window {
         assert!((0..3).all(fits), "{self:?} doesn't fit a volume of {size:?} voxels");
     }
 
-    fn conv_options(&self) -> ConvOptions<3> {
+    pub(super) fn conv_options(&self) -> ConvOptions<3> {
         ConvOptions::new(self.stride, self.padding, [1; 3], 1)
     }
 }
@@ -131,130 +127,6 @@ pub trait KernelBackend: Backend {
     fn kernel_max_pool3d_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>, window: Window) -> FloatTensor<Self> {
         fallback::max_pool3d_backward::<Self>(x, dy, window)
     }
-}
-
-impl KernelBackend for Flex {
-    fn kernel_channel_sum(x: FlexTensor) -> FlexTensor {
-        let Some([Some(x)]) = f32_inputs([Some(&x)]) else { return fallback::channel_sum::<Self>(x) };
-        let dims: conv::Dims = x.shape().dims();
-        flex(norm::channel_sum(Isa::detect(), x.storage(), dims), [dims[1]])
-    }
-
-    fn kernel_norm_act(
-        x: FlexTensor,
-        gamma: Option<FlexTensor>,
-        beta: Option<FlexTensor>,
-        residual: Option<FlexTensor>,
-        config: NormAct,
-    ) -> FlexTensor {
-        let inputs = [Some(&x), gamma.as_ref(), beta.as_ref(), residual.as_ref()];
-        let Some([Some(x), gamma, beta, residual]) = f32_inputs(inputs) else {
-            return fallback::norm_act::<Self>(x, gamma, beta, residual, config);
-        };
-        let dims: conv::Dims = x.shape().dims();
-        let [gamma, beta, residual] = [&gamma, &beta, &residual].map(|input| input.as_ref().map(FlexTensor::storage));
-        flex(norm::forward(Isa::detect(), x.storage(), dims, gamma, beta, residual, config), dims)
-    }
-
-    fn kernel_norm_act_backward(
-        x: FlexTensor,
-        gamma: Option<FlexTensor>,
-        y: FlexTensor,
-        dy: FlexTensor,
-        with_residual: bool,
-        config: NormAct,
-    ) -> NormActGrads<Self> {
-        let Some([Some(x), gamma, Some(y), Some(dy)]) = f32_inputs([Some(&x), gamma.as_ref(), Some(&y), Some(&dy)]) else {
-            return fallback::norm_act_backward::<Self>(x, gamma, y, dy, with_residual, config);
-        };
-        let dims: conv::Dims = x.shape().dims();
-        let gamma = gamma.as_ref().map(FlexTensor::storage);
-        let found = norm::backward(Isa::detect(), x.storage(), dims, gamma, y.storage(), dy.storage(), with_residual, config);
-        NormActGrads {
-            x: flex(found.x, dims),
-            residual: with_residual.then(|| flex(found.residual, dims)),
-            gamma: flex(found.gamma, [dims[1]]),
-            beta: flex(found.beta, [dims[1]]),
-        }
-    }
-
-    fn kernel_max_pool3d(x: FlexTensor, window: Window) -> FlexTensor {
-        let Some([Some(x)]) = f32_inputs([Some(&x)]) else { return fallback::max_pool3d::<Self>(x, window) };
-        let dims: conv::Dims = x.shape().dims();
-        let [n, c, size @ ..] = dims;
-        let [d, h, w] = window.output(size);
-        flex(pool::max_forward(x.storage(), dims, window), [n, c, d, h, w])
-    }
-
-    fn kernel_max_pool3d_backward(x: FlexTensor, dy: FlexTensor, window: Window) -> FlexTensor {
-        let Some([Some(x), Some(dy)]) = f32_inputs([Some(&x), Some(&dy)]) else {
-            return fallback::max_pool3d_backward::<Self>(x, dy, window);
-        };
-        let dims: conv::Dims = x.shape().dims();
-        flex(pool::max_backward(x.storage(), dims, dy.storage(), window), dims)
-    }
-
-    fn kernel_conv3d(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>, window: Window) -> FlexTensor {
-        let inputs = [Some(&x), Some(&weight), bias.as_ref()];
-        let Some([Some(x), Some(weight), bias]) = f32_inputs(inputs) else {
-            return Self::conv3d(x, weight, bias, window.conv_options());
-        };
-        let (x_dims, weight_dims) = (x.shape().dims(), weight.shape().dims());
-        let y = conv::forward(
-            Isa::detect(),
-            x.storage(),
-            x_dims,
-            weight.storage(),
-            weight_dims,
-            bias.as_ref().map(FlexTensor::storage),
-            window,
-        );
-        let [d, h, w] = window.output([x_dims[2], x_dims[3], x_dims[4]]);
-        flex(y, [x_dims[0], weight_dims[0], d, h, w])
-    }
-
-    fn kernel_conv3d_dx(x: FlexTensor, weight: FlexTensor, dy: FlexTensor, window: Window) -> FlexTensor {
-        let Some([Some(weight_f32), Some(dy_f32)]) = f32_inputs([Some(&weight), Some(&dy)]) else {
-            return Self::conv3d_x_backward(x, weight, dy, window.conv_options());
-        };
-        let x_dims: conv::Dims = x.shape().dims();
-        let [_, _, size @ ..] = x_dims;
-        let (dy_dims, weight_dims) = (dy_f32.shape().dims(), weight_f32.shape().dims());
-        let dx = conv::input_gradient(Isa::detect(), dy_f32.storage(), dy_dims, weight_f32.storage(), weight_dims, None, size, window);
-        flex(dx, x_dims)
-    }
-
-    fn kernel_conv3d_dw(x: FlexTensor, weight: FlexTensor, dy: FlexTensor, window: Window) -> FlexTensor {
-        let Some([Some(x_f32), Some(dy_f32)]) = f32_inputs([Some(&x), Some(&dy)]) else {
-            return Self::conv3d_weight_backward(x, weight, dy, window.conv_options());
-        };
-        let dw = weight_gradient(Isa::detect(), x_f32.storage(), x_f32.shape().dims(), dy_f32.storage(), dy_f32.shape().dims(), window);
-        flex(dw, weight.shape().dims::<5>())
-    }
-
-    fn kernel_conv_transpose3d(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>, stride: [usize; 3]) -> FlexTensor {
-        let Some([Some(x), Some(weight), bias]) = f32_inputs([Some(&x), Some(&weight), bias.as_ref()]) else {
-            return Self::conv_transpose3d(x, weight, bias, ConvTransposeOptions::new(stride, [0; 3], [0; 3], [1; 3], 1));
-        };
-        // The input gradient of a convolution that has our output as its input.
-        let window = Window { kernel: stride, stride, padding: [0; 3] };
-        let x_dims: conv::Dims = x.shape().dims();
-        let weight_dims: conv::Dims = weight.shape().dims();
-        let size = std::array::from_fn(|a| x_dims[a + 2] * stride[a]);
-        let bias = bias.as_ref().map(FlexTensor::storage);
-        let y = conv::input_gradient(Isa::detect(), x.storage(), x_dims, weight.storage(), weight_dims, bias, size, window);
-        flex(y, [x_dims[0], weight_dims[1], size[0], size[1], size[2]])
-    }
-}
-
-/// Contiguous versions of the inputs that are there, unless one isn't `f32`.
-fn f32_inputs<const N: usize>(inputs: [Option<&FlexTensor>; N]) -> Option<[Option<FlexTensor>; N]> {
-    let all = inputs.iter().flatten().all(|input| input.dtype() == DType::F32);
-    all.then(|| inputs.map(|input| input.map(FlexTensor::to_contiguous)))
-}
-
-fn flex<const D: usize>(values: Vec<f32>, dims: [usize; D]) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(values, dims))
 }
 
 #[cfg(feature = "cuda")]

@@ -17,8 +17,15 @@ const BLOCK: usize = 192;
 /// Products per output value between two visits of the output block, so that a weight block stays in the second level.
 const DEPTH: usize = 4096;
 
-/// Size of a batch of volumes, `[N, C, D, H, W]`.
+/// Size of a batch of volumes `[N, C, D, H, W]`, or of a weight `[O, I, KD, KH, KW]`.
 pub type Dims = [usize; 5];
+
+/// Contiguous values and their size.
+#[derive(Clone, Copy)]
+pub struct Volumes<'a> {
+    pub values: &'a [f32],
+    pub dims: Dims,
+}
 
 /// How one axis of the output reads the packed input.
 pub struct Axis {
@@ -294,34 +301,25 @@ pub fn for_each_cell(packing: &Packing, axes: &[Axis; 3], range: std::ops::Range
     }
 }
 
-/// `x` convolved with `weight_OIDHW` (its dims as given), plus `bias`.
-pub fn forward(isa: Isa, x: &[f32], x_dims: Dims, weight: &[f32], weight_dims: Dims, bias: Option<&[f32]>, window: Window) -> Vec<f32> {
-    let [_, channels_in, size @ ..] = x_dims;
+/// `x` convolved with `weight`, plus `bias`.
+pub fn forward(isa: Isa, x: Volumes, weight: Volumes, bias: Option<&[f32]>, window: Window) -> Vec<f32> {
+    let [_, channels_in, size @ ..] = x.dims;
     let Window { kernel, stride, padding } = window;
     let axes = std::array::from_fn(|a| Axis::forward(size[a], kernel[a], stride[a], padding[a]));
     let taps = kernel.iter().product();
     let strides = WeightStrides { out: channels_in * taps, input: taps };
     let packing = Packing::new(channels_in, size, &axes);
-    Plan::new(packing, axes, weight_dims[0], weight, kernel, strides).run(isa, x, bias)
+    Plan::new(packing, axes, weight.dims[0], weight.values, kernel, strides).run(isa, x.values, bias)
 }
 
 /// Gradient of [`forward`] with respect to its input of `size`, from `dy`; plus `bias` (of a transposed convolution).
-pub fn input_gradient(
-    isa: Isa,
-    dy: &[f32],
-    dy_dims: Dims,
-    weight: &[f32],
-    weight_dims: Dims,
-    bias: Option<&[f32]>,
-    size: [usize; 3],
-    window: Window,
-) -> Vec<f32> {
-    let [_, _, out @ ..] = dy_dims;
+pub fn input_gradient(isa: Isa, dy: Volumes, weight: Volumes, bias: Option<&[f32]>, size: [usize; 3], window: Window) -> Vec<f32> {
+    let [_, _, out @ ..] = dy.dims;
     let Window { kernel, stride, padding } = window;
     let axes = std::array::from_fn(|a| Axis::gradient(size[a], out[a], kernel[a], stride[a], padding[a]));
     let taps: usize = kernel.iter().product();
-    let [channels_out, channels_in, ..] = weight_dims;
+    let [channels_out, channels_in, ..] = weight.dims;
     let strides = WeightStrides { out: taps, input: channels_in * taps };
     let packing = Packing::new(channels_out, out, &axes);
-    Plan::new(packing, axes, channels_in, weight, kernel, strides).run(isa, dy, bias)
+    Plan::new(packing, axes, channels_in, weight.values, kernel, strides).run(isa, dy.values, bias)
 }

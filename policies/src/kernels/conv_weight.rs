@@ -1,7 +1,7 @@
 //! The weight gradient of a 3D convolution on slices.
 
 use super::backend::Window;
-use super::conv::{Axis, Dims, Packing, for_each_cell};
+use super::conv::{Axis, Packing, Volumes, for_each_cell};
 use super::scratch::with_scratch;
 use super::simd::{Isa, LANES};
 use super::tile::Correlate;
@@ -18,9 +18,10 @@ const TASKS: usize = 16;
 ///
 /// The positions are split into chunks with partial sums of their own, which are added in order at the end; a chunk's
 /// sums may be split by output channel. Both depend on the shape alone, so the result doesn't depend on the threads.
-pub fn weight_gradient(isa: Isa, x: &[f32], x_dims: Dims, dy: &[f32], dy_dims: Dims, window: Window) -> Vec<f32> {
-    let [batch, channels_in, size @ ..] = x_dims;
-    let [_, channels_out, out @ ..] = dy_dims;
+pub fn weight_gradient(isa: Isa, x: Volumes, dy: Volumes, window: Window) -> Vec<f32> {
+    let [batch, channels_in, size @ ..] = x.dims;
+    let [_, channels_out, out @ ..] = dy.dims;
+    let (x, dy) = (x.values, dy.values);
     let Window { kernel, stride, padding } = window;
     let axes: [Axis; 3] = std::array::from_fn(|a| Axis::forward(size[a], kernel[a], stride[a], padding[a]));
     let packing = Packing::new(channels_in, size, &axes);

@@ -7,12 +7,12 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `backend.rs`, `fallback.rs` | the trait and its `Flex` implementation; the same from Burn's operations |
-//! | `autodiff.rs` | the backward nodes |
+//! | `backend.rs`, `fallback.rs` | the trait; its methods from Burn's operations |
+//! | `flex.rs`, `autodiff.rs` | the CPU's implementation; the backward nodes |
+//! | `norm.rs`, `pool.rs` | group norm + residual + activation, max pooling |
 //! | `conv.rs`, `conv_weight.rs` | convolution on slices: geometry, work split, packing of weights |
 //! | `tile.rs`, `simd.rs` | the inner loops, generic over the instruction set |
 //! | `pack.rs`, `scratch.rs` | channels-last copies, reused buffers |
-//! | `norm.rs`, `pool.rs` | group norm + residual + activation, max pooling |
 //!
 //! Shapes: N batch, C / I / O channels, D, H, W = the volume's x, y, z (W is contiguous).
 
@@ -21,6 +21,7 @@ mod backend;
 mod conv;
 mod conv_weight;
 mod fallback;
+mod flex;
 mod norm;
 mod pack;
 mod pool;

@@ -3,7 +3,7 @@
 //! One task per sample and group, whose values are contiguous. Plain loops, compiled for each instruction set.
 
 use super::backend::NormAct;
-use super::conv::Dims;
+use super::conv::{Dims, Volumes};
 use super::simd::{Isa, Kernel, Lanes, dispatch};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
@@ -78,16 +78,9 @@ impl<'a> Layout<'a> {
 }
 
 /// See [`norm_add_act`](super::norm_add_act).
-pub fn forward(
-    isa: Isa,
-    x: &[f32],
-    dims: Dims,
-    gamma: Option<&[f32]>,
-    beta: Option<&[f32]>,
-    residual: Option<&[f32]>,
-    config: NormAct,
-) -> Vec<f32> {
-    let layout = Layout::new(dims, gamma, config);
+pub fn forward(isa: Isa, x: Volumes, gamma: Option<&[f32]>, beta: Option<&[f32]>, residual: Option<&[f32]>, config: NormAct) -> Vec<f32> {
+    let layout = Layout::new(x.dims, gamma, config);
+    let x = x.values;
     let len = layout.group_len();
     let mut y = Vec::with_capacity(x.len());
     y.spare_capacity_mut()[..x.len()].par_chunks_mut(len).enumerate().for_each(|(task, y)| {
@@ -148,16 +141,8 @@ pub struct Gradients {
 }
 
 /// Gradients from the input, the output and the output's gradient; see `KernelBackend::kernel_norm_act_backward`.
-pub fn backward(
-    isa: Isa,
-    x: &[f32],
-    dims: Dims,
-    gamma: Option<&[f32]>,
-    y: &[f32],
-    dy: &[f32],
-    with_residual: bool,
-    config: NormAct,
-) -> Gradients {
+pub fn backward(isa: Isa, x: Volumes, gamma: Option<&[f32]>, y: &[f32], dy: &[f32], with_residual: bool, config: NormAct) -> Gradients {
+    let Volumes { values: x, dims } = x;
     let layout = Layout::new(dims, gamma, config);
     let (len, total) = (layout.group_len(), x.len());
     let residual_len = if with_residual { total } else { 0 };
@@ -236,7 +221,7 @@ impl Kernel for Backward<'_> {
 }
 
 /// Sum over all axes but the channels.
-pub fn channel_sum(isa: Isa, x: &[f32], dims: Dims) -> Vec<f32> {
+pub fn channel_sum(isa: Isa, x: Volumes) -> Vec<f32> {
     struct Sum<'a>(&'a [f32], &'a mut f64);
     impl Kernel for Sum<'_> {
         #[inline(always)]
@@ -244,9 +229,9 @@ pub fn channel_sum(isa: Isa, x: &[f32], dims: Dims) -> Vec<f32> {
             *self.1 = self.0.chunks(CHUNK).map(|x| sum(x.len(), |i| x[i])).sum();
         }
     }
-    let [batch, channels, d, h, w] = dims;
+    let [batch, channels, d, h, w] = x.dims;
     let mut sums = vec![0.0f64; batch * channels];
     // SAFETY: `isa` is detected or portable.
-    sums.par_iter_mut().zip(x.par_chunks(d * h * w)).for_each(|(sum, x)| unsafe { dispatch(isa, Sum(x, sum)) });
+    sums.par_iter_mut().zip(x.values.par_chunks(d * h * w)).for_each(|(sum, x)| unsafe { dispatch(isa, Sum(x, sum)) });
     (0..channels).map(|c| (0..batch).map(|n| sums[n * channels + c]).sum::<f64>() as f32).collect()
 }

@@ -1,32 +1,32 @@
 //! Max pooling and its gradient on slices, one task per sample and channel.
 
 use super::backend::Window;
-use super::conv::Dims;
+use super::conv::Volumes;
 use rayon::prelude::*;
 
 /// See [`max_pool3d`](super::max_pool3d).
-pub fn max_forward(x: &[f32], dims: Dims, window: Window) -> Vec<f32> {
-    let [n, c, size @ ..] = dims;
+pub fn max_forward(x: Volumes, window: Window) -> Vec<f32> {
+    let [n, c, size @ ..] = x.dims;
     let out: usize = window.output(size).iter().product();
     let mut y = vec![0.0; n * c * out];
-    y.par_chunks_mut(out).zip(x.par_chunks(size.iter().product())).for_each(|(y, x)| {
+    y.par_chunks_mut(out).zip(x.values.par_chunks(size.iter().product())).for_each(|(y, x)| {
         for_each_maximum(x, size, window, |o, i| y[o] = x[i]);
     });
     y
 }
 
 /// Gradient of [`max_forward`]: each output's goes to the value that it took.
-pub fn max_backward(x: &[f32], dims: Dims, dy: &[f32], window: Window) -> Vec<f32> {
-    let [_, _, size @ ..] = dims;
+pub fn max_backward(x: Volumes, dy: &[f32], window: Window) -> Vec<f32> {
+    let [_, _, size @ ..] = x.dims;
     let (volume, out) = (size.iter().product(), window.output(size).iter().product());
-    let mut dx = vec![0.0; x.len()];
-    dx.par_chunks_mut(volume).zip(x.par_chunks(volume)).zip(dy.par_chunks(out)).for_each(|((dx, x), dy)| {
+    let mut dx = vec![0.0; x.values.len()];
+    dx.par_chunks_mut(volume).zip(x.values.par_chunks(volume)).zip(dy.par_chunks(out)).for_each(|((dx, x), dy)| {
         for_each_maximum(x, size, window, |o, i| dx[i] += dy[o]);
     });
     dx
 }
 
-/// Calls `visit` with the index of each output and of the first maximum (or NaN) in its window.
+/// Calls `visit` with the index of each output and of the first maximum in its window, or of the last NaN.
 fn for_each_maximum(x: &[f32], size: [usize; 3], window: Window, mut visit: impl FnMut(usize, usize)) {
     let [d, h, w] = window.output(size);
     let range = |a: usize, o: usize| {
@@ -36,18 +36,19 @@ fn for_each_maximum(x: &[f32], size: [usize; 3], window: Window, mut visit: impl
     let columns: Vec<_> = (0..w).map(|o| range(2, o)).collect();
     for (z, y) in (0..d).flat_map(|z| (0..h).map(move |y| (z, y))) {
         for (q, columns) in columns.iter().enumerate() {
-            let (mut best, mut at) = (f32::NEG_INFINITY, None);
-            for (iz, iy) in range(0, z).flat_map(|iz| range(1, y).map(move |iy| (iz, iy))) {
-                let row = (iz * size[1] + iy) * size[2];
-                for i in row + columns.start..row + columns.end {
-                    if x[i] > best || at.is_none() || (x[i].is_nan() && !best.is_nan()) {
-                        (best, at) = (x[i], Some(i));
+            // The window's first value, in case that all are minus infinity.
+            let (mut best, mut at) = (f32::NEG_INFINITY, (range(0, z).start * size[1] + range(1, y).start) * size[2] + columns.start);
+            for iz in range(0, z) {
+                for iy in range(1, y) {
+                    let row = (iz * size[1] + iy) * size[2];
+                    for (i, &value) in x[row + columns.start..row + columns.end].iter().enumerate() {
+                        // Nothing is greater than NaN: it stays.
+                        let wins = value > best || value.is_nan();
+                        (best, at) = if wins { (value, row + columns.start + i) } else { (best, at) };
                     }
                 }
             }
-            if let Some(at) = at {
-                visit((z * h + y) * w + q, at);
-            }
+            visit((z * h + y) * w + q, at);
         }
     }
 }

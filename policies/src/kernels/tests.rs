@@ -2,7 +2,7 @@
 //! numbers of threads.
 
 use super::backend::Window;
-use super::conv::{self, Dims};
+use super::conv::{self, Dims, Volumes};
 use super::conv_weight::weight_gradient;
 use super::simd::Isa;
 use super::*;
@@ -70,11 +70,12 @@ fn check_conv(n: usize, [ci, co]: [usize; 2], size: [usize; 3], kernel: [usize; 
     let yd = [n, co, out[0], out[1], out[2]];
     let (x, w, dy) = (values(len(xd), 1), values(len(wd), 2), values(len(yd), 3));
     let [y, dx, dw] = naive(&x, xd, &w, wd, &dy, window);
+    let [x, w, dy] = [(&x, xd), (&w, wd), (&dy, yd)].map(|(values, dims)| Volumes { values, dims });
     for isa in [Isa::Portable, Isa::detect()] {
         let what = |name: &str| format!("{name} {isa:?} {xd:?} {wd:?} {window:?}");
-        check_close(&what("y"), &conv::forward(isa, &x, xd, &w, wd, None, window), &y, 1e-5);
-        check_close(&what("dx"), &conv::input_gradient(isa, &dy, yd, &w, wd, None, size, window), &dx, 1e-5);
-        check_close(&what("dw"), &weight_gradient(isa, &x, xd, &dy, yd, window), &dw, 1e-5);
+        check_close(&what("y"), &conv::forward(isa, x, w, None, window), &y, 1e-5);
+        check_close(&what("dx"), &conv::input_gradient(isa, dy, w, None, size, window), &dx, 1e-5);
+        check_close(&what("dw"), &weight_gradient(isa, x, dy, window), &dw, 1e-5);
     }
 }
 
@@ -154,6 +155,7 @@ fn convolution_under_autodiff_equals_burn() {
         ([3, 8, 6, 7, 16], 16, [3; 3], [1; 3], [1; 3]),
         ([2, 3, 9, 8, 7], 5, [3, 1, 2], [2, 1, 2], [1, 0, 1]),
         ([8, 48, 6, 6, 4], 48, [3; 3], [1; 3], [1; 3]),
+        ([4, 24, 12, 12, 8], 48, [1; 3], [1; 3], [0; 3]),
     ] {
         let inputs = [x, [o, x[1], kernel[0], kernel[1], kernel[2]], [o, 1, 1, 1, 1]];
         let ours = |t: &[X]| conv3d(t[0].clone(), t[1].clone(), Some(channels(&t[2])), stride, padding);
@@ -230,7 +232,7 @@ fn norm_act_of_shifted_values() {
     let x: Vec<f32> = values(len(dims), 5).iter().map(|v| 1000.0 + v).collect();
     let config = NormAct { groups: 2, epsilon: 0.0, negative_slope: None };
     for isa in [Isa::Portable, Isa::detect()] {
-        let y = norm::forward(isa, &x, dims, None, None, None, config);
+        let y = norm::forward(isa, Volumes { values: &x, dims }, None, None, None, config);
         for y in y.chunks(len(dims) / 2) {
             let mean = y.iter().map(|&v| v as f64).sum::<f64>() / y.len() as f64;
             let variance = y.iter().map(|&v| (v as f64 - mean).powi(2)).sum::<f64>() / y.len() as f64;
@@ -253,10 +255,10 @@ fn max_pool_equals_its_fallback_and_counts_ties_once() {
         check_gradients("max_pool3d", &pool, &fallback, &[dims]);
     }
     let window = Window { kernel: [1, 1, 3], stride: [1; 3], padding: [0; 3] };
-    let (x, dims) = ([2.0, 2.0, 1.0, f32::NAN, 5.0], [1, 1, 1, 1, 5]);
-    assert_eq!(pool::max_forward(&x[..3], [1, 1, 1, 1, 3], window), [2.0]);
-    assert!(pool::max_forward(&x, dims, window)[1].is_nan());
-    assert_eq!(pool::max_backward(&x, dims, &[1.0, 10.0, 100.0], window), [1.0, 0.0, 0.0, 110.0, 0.0]);
+    let x = Volumes { values: &[2.0, 2.0, 1.0, f32::NAN, 5.0], dims: [1, 1, 1, 1, 5] };
+    assert_eq!(pool::max_forward(x, window)[0], 2.0);
+    assert!(pool::max_forward(x, window)[1].is_nan());
+    assert_eq!(pool::max_backward(x, &[1.0, 10.0, 100.0], window), [1.0, 0.0, 0.0, 110.0, 0.0]);
 }
 
 #[test]

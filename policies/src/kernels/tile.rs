@@ -83,21 +83,19 @@ impl<const P: usize, const V: usize> Kernel for GatherTiles<'_, P, V> {
                     let at: [*const f32; P] = std::array::from_fn(|i| windows[i].add(run));
                     for r in 0..run_len {
                         let row: [L::V; V] = std::array::from_fn(|v| L::load(w.add(v * LANES)));
-                        for i in 0..P {
-                            let x = L::splat(at[i].add(r));
-                            for v in 0..V {
-                                sums[i][v] = L::mul_add(x, row[v], sums[i][v]);
+                        for (at, sums) in at.iter().zip(&mut sums) {
+                            let x = L::splat(at.add(r));
+                            for (w, sum) in row.iter().zip(sums) {
+                                *sum = L::mul_add(x, *w, *sum);
                             }
                         }
                         w = w.add(V * LANES);
                     }
                 }
-                for i in 0..P {
-                    if i < tile.len() {
-                        let to = out.as_mut_ptr().add(tile[i].row * row_len);
-                        for v in 0..V {
-                            L::store(to.add(v * LANES), sums[i][v]);
-                        }
+                for (cell, sums) in tile.iter().zip(sums) {
+                    let to = out.as_mut_ptr().add(cell.row * row_len);
+                    for (v, sum) in sums.into_iter().enumerate() {
+                        L::store(to.add(v * LANES), sum);
                     }
                 }
             }
@@ -164,8 +162,8 @@ impl<const M: usize> Kernel for CorrelateTile<'_, M> {
                 let gradients: [L::V; M] = std::array::from_fn(|m| L::splat(row.add(m)));
                 for (part, sums) in parts.into_iter().zip(&mut sums) {
                     let x = L::load(window.add(part));
-                    for m in 0..M {
-                        sums[m] = L::mul_add(gradients[m], x, sums[m]);
+                    for (gradient, sum) in gradients.iter().zip(sums) {
+                        *sum = L::mul_add(*gradient, x, *sum);
                     }
                 }
                 row = row.wrapping_add(row_len);
