@@ -5,6 +5,8 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod evaluate;
+#[cfg(test)]
+mod invariants;
 pub mod report;
 pub mod run;
 pub mod screen;
