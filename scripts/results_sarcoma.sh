@@ -32,6 +32,7 @@ import gzip, json, pathlib, sys
 
 work, data, tests = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3:]
 read = lambda path: json.loads(path.read_text())
+mib = lambda peak: "unknown" if peak is None else f"{peak:.0f}"
 outcome = lambda o: f"{o['value']:.3f}" if "value" in o else next(iter(o.values()))
 manifest = read(work / "run/manifest.json")
 best = read(work / "run/checkpoints/best.json")
@@ -49,7 +50,7 @@ def differing(case, way):
 print("# Soft-tissue sarcomas: six CTs to learn from, two to screen\n")
 print("Made by `scripts/results_sarcoma.sh`; nothing was chosen on the two test patients. Six patients are few: this shows that real scans go through,")
 print("and not how good the method is. Data: IBSI validation set, CC BY 3.0, see [THIRD_PARTY.md](../../THIRD_PARTY.md). The scans are cropped 5 cm around")
-print("the tumour, so nearly every window holds a lesion and there is little for Glance to leave out.\n")
+print("the tumour, so there is less for Glance to leave out than in a whole-body scan.\n")
 print(f"Training: {manifest['timings_s'].get('train', 0):.0f} s on {manifest['device']}, {manifest['threads']} threads, seed {manifest['seed']}; best checkpoint at step {best['step']}")
 print(f"(validation {best['metric']} {best['value']:.3f}). panscreen {manifest['panscreen']}, Burn {manifest['burn']}, {manifest['rustc']}.\n")
 print("| case | way | Dice | NSD 2 mm | FLARE Dice | lesions hit | false positives | windows seen | seconds | peak MiB | header's geometry |")
@@ -58,7 +59,7 @@ for case in tests:
     for way, name in ways.items():
         judged = {c["case"]: c for c in read(work / way / "judged/evaluation.json")["cases"]}[f"{case}_CT_image"]
         record = read(work / way / f"{case}_CT_image.json")
-        peak = max((c["peak_mib"] or 0 for c in record["costs"]), default=0)
+        peak = max((c["peak_mib"] for c in record["costs"] if c["peak_mib"] is not None), default=None)
         windows = f"{record['windows']['kept']} of {record['windows']['total']}"
         header = ", ".join(differing(case, way)) + " differ" if differing(case, way) else "equal"
         if judged["status"] == "scored":
@@ -66,11 +67,11 @@ for case in tests:
                        f"{judged['lesions_hit']} of {judged['lesions']}", str(judged["false_positives"])]
         else:
             figures = [judged["status"]] + [""] * 4
-        print("| " + " | ".join([case, name, *figures, windows, f"{record['seconds']:.1f}", f"{peak:.0f}", header]) + " |")
+        print("| " + " | ".join([case, name, *figures, windows, f"{record['seconds']:.1f}", mib(peak), header]) + " |")
 print("\n| way | step | seconds | peak MiB |\n|---|---|---|---|")
 for way, name in ways.items():
     for cost in read(work / way / f"{tests[0]}_CT_image.json")["costs"]:
-        print(f"| {name}, {tests[0]} | {cost['step']} | {cost['seconds']:.2f} | {cost['peak_mib'] or 0:.0f} |")
+        print(f"| {name}, {tests[0]} | {cost['step']} | {cost['seconds']:.2f} | {mib(cost['peak_mib'])} |")
 PYTHON
 mv docs/results/sarcoma.md.tmp docs/results/sarcoma.md
 echo "docs/results/sarcoma.md"
