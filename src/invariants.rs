@@ -237,3 +237,24 @@ fn configs_load_and_oddities_stay_in_parity() {
         }
     }
 }
+
+/// `docs/metrics.md` explains every metric whose name has a group (`losses/focus`).
+#[test]
+fn every_logged_metric_is_explained() {
+    let page = std::fs::read_to_string(Path::new(ROOT).join("docs/metrics.md")).unwrap();
+    let (mut named, mut missing) = (0, BTreeSet::new());
+    for path in ["src/stages", "policies/src/objectives"].into_iter().flat_map(product_files) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for line in product_lines(&text).0.into_iter().map(|(_, line)| line) {
+            let literals = line.split("(\"").skip(1).filter_map(|rest| rest.split_once('"')).map(|(literal, _)| literal);
+            for metric in literals.filter(|l| l.contains('/') && l.chars().all(|c| c.is_ascii_lowercase() || "_/".contains(c))) {
+                named += 1;
+                if !page.contains(&format!("`{metric}`")) {
+                    missing.insert(metric.to_owned());
+                }
+            }
+        }
+    }
+    assert!(named > 20, "{named} metrics found: the check looks at the wrong place");
+    assert!(missing.is_empty(), "not in docs/metrics.md: {missing:?}");
+}
