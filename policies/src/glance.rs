@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::focus::{Focus, FocusConfig};
-use crate::kernels::KernelBackend;
+use crate::kernels::{self, KernelBackend};
 use crate::nets::layers::Linear;
 use crate::nets::{ConfigError, Encoder, Init, Mode, Pooling, ResNet, ResNetConfig};
 use crate::weights::{self, Scope};
@@ -124,12 +124,16 @@ impl<B: Backend> GlanceHead<B> {
 impl<B: KernelBackend> GlanceHead<B> {
     /// The coarsest features `[G, C, D, H, W]` -> `logits_G2`.
     pub fn forward(&self, coarsest: Tensor<B, 5>) -> Tensor<B, 2> {
-        let pooled = self.pooling.apply(coarsest);
-        let hidden = match &self.hidden {
-            Some(layer) => activation::relu(layer.forward(pooled)),
-            None => pooled,
-        };
-        self.fc.forward(hidden)
+        match &self.hidden {
+            None => self.pooling.judge(coarsest, &self.fc).0,
+            Some(layer) => {
+                let pooled = match self.pooling {
+                    Pooling::Avg => kernels::global_avg_pool3d(coarsest),
+                    Pooling::Max | Pooling::Cells => kernels::global_max_pool3d(coarsest),
+                };
+                self.fc.forward(activation::relu(layer.forward(pooled)))
+            }
+        }
     }
 }
 
@@ -177,6 +181,14 @@ impl<B: KernelBackend> Glance<B> {
             Glance::Resnet3d(net) => net.forward(x_GCDHW, mode),
             Glance::Encoder(net) => net.head.forward(coarsest(net.encoder.forward(x_GCDHW, mode))),
             Glance::Tied(net) => net.head.forward(coarsest(focus.features(x_GCDHW, mode))),
+        }
+    }
+
+    /// As [`Glance::forward_shared`], with the log-odds of every cell of a ResNet that pools by [`Pooling::Cells`], `[G, D, H, W]`.
+    pub fn forward_cells(&self, x_GCDHW: Tensor<B, 5>, features: &[Tensor<B, 5>], mode: Mode) -> (Tensor<B, 2>, Option<Tensor<B, 4>>) {
+        match self {
+            Glance::Resnet3d(net) => net.forward_cells(x_GCDHW, mode),
+            _ => (self.forward_shared(x_GCDHW, features, mode), None),
         }
     }
 

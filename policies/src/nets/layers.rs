@@ -118,14 +118,25 @@ pub enum Pooling {
     Max,
     /// The mean response of each channel (MONAI's ResNet).
     Avg,
+    /// The last layer judges every cell of the feature map, and the most suspicious cell speaks for the whole. The cells can be taught one by
+    /// one (`loss.cell_weight`), which a small network learns from far faster than from one answer for the whole.
+    Cells,
 }
 
 impl Pooling {
-    /// `x_NCDHW` -> `[N, C]`.
-    pub fn apply<B: KernelBackend>(self, x_NCDHW: Tensor<B, 5>) -> Tensor<B, 2> {
+    /// Features `x_NCDHW` -> `logits_NK` through the last layer; with [`Pooling::Cells`] also the log-odds of every cell, `[N, D, H, W]`.
+    pub fn judge<B: KernelBackend>(self, x_NCDHW: Tensor<B, 5>, last: &Linear<B>) -> (Tensor<B, 2>, Option<Tensor<B, 4>>) {
+        let [n, c, d, h, w] = x_NCDHW.dims();
         match self {
-            Pooling::Max => kernels::global_max_pool3d(x_NCDHW),
-            Pooling::Avg => kernels::global_avg_pool3d(x_NCDHW),
+            Pooling::Max => (last.forward(kernels::global_max_pool3d(x_NCDHW)), None),
+            Pooling::Avg => (last.forward(kernels::global_avg_pool3d(x_NCDHW)), None),
+            Pooling::Cells => {
+                let voxels = d * h * w;
+                let logits = last.forward(x_NCDHW.reshape([n, c, voxels]).swap_dims(1, 2).reshape([n * voxels, c]));
+                let odds = (logits.clone().narrow(1, 1, 1) - logits.narrow(1, 0, 1)).reshape([n, voxels]);
+                let most = odds.clone().max_dim(1);
+                (Tensor::cat(vec![most.zeros_like(), most], 1), Some(odds.reshape([n, d, h, w])))
+            }
         }
     }
 }

@@ -221,9 +221,14 @@ pub struct ResNet<B: Backend> {
 impl<B: KernelBackend> ResNet<B> {
     /// `x_NCDHW` -> `logits_NK`.
     pub fn forward(&self, x_NCDHW: Tensor<B, 5>, mode: Mode) -> Tensor<B, 2> {
+        self.forward_cells(x_NCDHW, mode).0
+    }
+
+    /// As [`ResNet::forward`], with [`Pooling::Cells`] also the log-odds (class 1 against class 0) of every cell, `[N, D, H, W]`.
+    pub fn forward_cells(&self, x_NCDHW: Tensor<B, 5>, mode: Mode) -> (Tensor<B, 2>, Option<Tensor<B, 4>>) {
         let y = self.stem(x_NCDHW, mode);
         let y = self.stages().into_iter().flatten().fold(y, |y, block| block.forward(y, mode));
-        self.fc.forward(self.pooling.apply(y))
+        self.pooling.judge(y, &self.fc)
     }
 
     fn stem(&self, x: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {

@@ -25,14 +25,14 @@ use crate::run::Checkpoint;
 /// Classes of Focus: background and lesion.
 const CLASSES: usize = 2;
 
-/// Selections sampled of an observation, where the config does not say.
-const DEFAULT_MASKS: usize = 16;
-
 /// The settings of the training step.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub dice_ce: DiceCeConfig,
     pub alpha: f64,
+    pub cell_weight: f64,
+    pub cell_lesion_weight: f64,
+    pub policy_weight: f64,
     pub advantage: AdvantageConfig,
     pub grl: GrlConfig,
     /// Steps between refreshes of the old policy.
@@ -56,10 +56,13 @@ impl Settings {
         Settings {
             dice_ce: config.loss.dice_ce.clone(),
             alpha: config.loss.alpha,
+            cell_weight: config.loss.cell_weight,
+            cell_lesion_weight: config.loss.cell_lesion_weight,
+            policy_weight: config.objective.weight,
             advantage: config.objective.advantage.clone(),
             grl: config.objective.grl.clone(),
             refresh_steps: if refresh == 0 { config.train.steps_per_epoch } else { refresh } as u64,
-            masks: config.glance.group_size.unwrap_or(DEFAULT_MASKS),
+            masks: config.objective.masks,
             shards: config.train.shards,
             old_policy_mode: if config.compat.glance_train_mode_norm { Mode::Eval } else { Mode::Train },
             glance: config.optim.glance.clone(),

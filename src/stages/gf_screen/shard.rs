@@ -20,12 +20,24 @@ pub struct Shard<B: TrainBackend> {
     glance: Glance<B>,
     focus: Focus<B>,
     z_g2: Tensor<B, 2>,
+    cells: Option<Tensor<B, 4>>,
     s_gkdhw: Tensor<B, 5>,
+}
+
+/// The joined outputs of both networks, as leaves that losses are computed on.
+pub struct Logits<B: TrainBackend> {
+    /// Glance's actions (skip, look).
+    pub z_g2: Tensor<B, 2>,
+    /// Log-odds of Glance's cells, where it has them.
+    pub cells: Option<Tensor<B, 4>>,
+    /// Focus's classes.
+    pub s_gkdhw: Tensor<B, 5>,
 }
 
 /// Gradients of the total loss with respect to both networks' logits, for the whole observation.
 pub struct LogitGradients<B: TrainBackend> {
     z_g2: Tensor<Inner<B>, 2>,
+    cells: Option<Tensor<Inner<B>, 4>>,
     s_gkdhw: Tensor<Inner<B>, 5>,
 }
 
@@ -72,24 +84,36 @@ pub fn look<B: TrainBackend>(glance: &Glance<B>, focus: &Focus<B>, x: &Tensor<B,
         .collect();
     pools.map(parts, |(glance, focus, x): (Glance<B>, Focus<B>, Tensor<B, 5>)| {
         let features = focus.features(x.clone(), Mode::Train);
-        let z_g2 = glance.forward_shared(x, &features, Mode::Train);
+        let (z_g2, cells) = glance.forward_cells(x, &features, Mode::Train);
         let s_gkdhw = focus.decode(features, Mode::Train);
-        Shard { glance, focus, z_g2, s_gkdhw }
+        Shard { glance, focus, z_g2, cells, s_gkdhw }
     })
 }
 
-/// The logits of all parts, joined, as leaves that losses are computed on.
-pub fn logits<B: TrainBackend>(shards: &[Shard<B>]) -> (Tensor<B, 2>, Tensor<B, 5>) {
-    let z = Tensor::cat(shards.iter().map(|s| s.z_g2.clone().inner()).collect(), 0);
-    let s = Tensor::cat(shards.iter().map(|s| s.s_gkdhw.clone().inner()).collect(), 0);
-    (Tensor::from_inner(z).require_grad(), Tensor::from_inner(s).require_grad())
+/// The logits of all parts, joined.
+pub fn logits<B: TrainBackend>(shards: &[Shard<B>]) -> Logits<B> {
+    let cells: Vec<_> = shards.iter().filter_map(|s| Some(s.cells.clone()?.inner())).collect();
+    Logits {
+        z_g2: leaf(shards.iter().map(|s| s.z_g2.clone().inner()).collect()),
+        cells: (!cells.is_empty()).then(|| leaf(cells)),
+        s_gkdhw: leaf(shards.iter().map(|s| s.s_gkdhw.clone().inner()).collect()),
+    }
+}
+
+fn leaf<B: TrainBackend, const D: usize>(parts: Vec<Tensor<Inner<B>, D>>) -> Tensor<B, D> {
+    Tensor::from_inner(Tensor::cat(parts, 0)).require_grad()
 }
 
 /// Backward through the losses.
-pub fn gradients<B: TrainBackend>(loss: Tensor<B, 1>, z_g2: Tensor<B, 2>, s_gkdhw: Tensor<B, 5>) -> LogitGradients<B> {
+pub fn gradients<B: TrainBackend>(loss: Tensor<B, 1>, logits: Logits<B>) -> LogitGradients<B> {
     let grads = loss.backward();
-    let zeros = "every loss is a function of both logits";
-    LogitGradients { z_g2: z_g2.grad(&grads).expect(zeros), s_gkdhw: s_gkdhw.grad(&grads).expect(zeros) }
+    let function = "every loss is a function of both logits";
+    LogitGradients {
+        z_g2: logits.z_g2.grad(&grads).expect(function),
+        // Without `loss.cell_weight` nothing is asked of the cells themselves.
+        cells: logits.cells.and_then(|c| c.grad(&grads)),
+        s_gkdhw: logits.s_gkdhw.grad(&grads).expect(function),
+    }
 }
 
 /// Backward through both networks: the gradients of all parts, summed in their order.
@@ -105,14 +129,21 @@ pub fn backward<B: TrainBackend>(
         .into_iter()
         .map(|s| {
             let count = s.z_g2.dims()[0];
-            let (dz, ds) = (gradients.z_g2.clone().narrow(0, from, count), gradients.s_gkdhw.clone().narrow(0, from, count));
+            let part = LogitGradients::<B> {
+                z_g2: gradients.z_g2.clone().narrow(0, from, count),
+                cells: gradients.cells.clone().map(|c| c.narrow(0, from, count)),
+                s_gkdhw: gradients.s_gkdhw.clone().narrow(0, from, count),
+            };
             from += count;
-            (s, dz, ds)
+            (s, part)
         })
         .collect();
-    let grads = pools.map(parts, |(s, dz, ds): (Shard<B>, Tensor<Inner<B>, 2>, Tensor<Inner<B>, 5>)| {
+    let grads = pools.map(parts, |(s, d): (Shard<B>, LogitGradients<B>)| {
         // The gradient of this sum is the given gradient, carried through the network.
-        let carrier = (s.z_g2 * Tensor::from_inner(dz)).sum() + (s.s_gkdhw * Tensor::from_inner(ds)).sum();
+        let mut carrier = (s.z_g2 * Tensor::from_inner(d.z_g2)).sum() + (s.s_gkdhw * Tensor::from_inner(d.s_gkdhw)).sum();
+        if let (Some(cells), Some(gradient)) = (s.cells, d.cells) {
+            carrier = carrier + (cells * Tensor::from_inner(gradient)).sum();
+        }
         let mut grads = carrier.backward();
         let glance = GradientsParams::from_module(&mut grads, &s.glance);
         (glance, GradientsParams::from_module(&mut grads, &s.focus))
@@ -185,9 +216,10 @@ mod tests {
         let x = Tensor::<B, 1>::from_floats(values.as_slice(), &device).reshape([5, 2, 8, 8, 8]);
         let pools = Pools::new(shards).unwrap();
         let parts = look(&glance, &focus, &x, shards, &pools);
-        let (z, s) = logits(&parts);
-        let loss = z.clone().powf_scalar(2.0).mean().sqrt() + s.clone().powf_scalar(2.0).mean().sqrt();
-        let given = gradients(loss, z, s);
+        let joined = logits(&parts);
+        let (z, s) = (joined.z_g2.clone(), joined.s_gkdhw.clone());
+        let loss = z.powf_scalar(2.0).mean().sqrt() + s.powf_scalar(2.0).mean().sqrt();
+        let given = gradients(loss, joined);
         let (g, f) = backward(&glance, &focus, parts, given, &pools);
         let mut out = Collect { grads: g, values: vec![] };
         glance.visit(&mut out);

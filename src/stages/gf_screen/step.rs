@@ -7,7 +7,7 @@
 
 use burn::tensor::{ElementConversion, Int, Tensor, TensorData};
 use panscreen_envs::screening::{CropEnv, Grouping, Observation, Selection};
-use panscreen_policies::losses::{argmax_masks, balanced_ce, dice_ce};
+use panscreen_policies::losses::{argmax_masks, balanced_ce, cell_bce, cell_targets, dice_ce};
 use panscreen_policies::objectives::{advantages, grl, log_odds};
 
 use super::learner::{Learner, Settings};
@@ -34,17 +34,22 @@ pub fn training_step<B: TrainBackend>(
     // 1. Glance looks at every sub-volume: the logits of its two actions.
     // 2. Focus segments every sub-volume.
     let shards = learner.look(&x_GCDHW, settings.shards);
-    let (z_G2, s_GKDHW) = shard::logits(&shards);
+    let logits = shard::logits(&shards);
+    let (z_G2, s_GKDHW) = (logits.z_g2.clone(), logits.s_gkdhw.clone());
     let predicted = argmax_masks(s_GKDHW.clone()).concat();
 
     // 3. Is there a lesion in it?
     let target_G: Vec<f32> = group.targets().iter().map(|&t| t as u8 as f32).collect();
 
     // 4. Focus's loss: Dice and cross-entropy.
-    let focus = dice_ce(s_GKDHW.clone(), target_GDHW, &settings.dice_ce);
+    let focus = dice_ce(s_GKDHW, target_GDHW, &settings.dice_ce);
 
     // 5. Glance's supervised loss: class-balanced cross-entropy.
     let glance_ce = balanced_ce(z_G2.clone(), &target_G);
+    let cells = logits.cells.clone().filter(|_| settings.cell_weight > 0.0).map(|cells| {
+        let [_, d, h, w] = cells.dims();
+        cell_bce(cells, &cell_targets(&group.lesion, group.window, [d, h, w]), settings.cell_lesion_weight)
+    });
 
     // 6. Reward: what Focus found in the sub-volumes, from the very logits of this step.
     let log_odds_G = log_odds(z_G2.clone().inner());
@@ -60,10 +65,13 @@ pub fn training_step<B: TrainBackend>(
     let old_log_odds_G = learner.old_log_odds(&x_GCDHW, &log_odds_G, settings);
 
     // 9. and 10. Clipped group-relative objective and KL.
-    let policy = grl(z_G2.clone(), &old_log_odds_G, &advantage_G, &settings.grl);
+    let policy = grl(z_G2, &old_log_odds_G, &advantage_G, &settings.grl);
 
     // 11. Everything together.
-    let total = focus.total.clone() + glance_ce.clone() * settings.alpha + policy.clip_loss.clone() + policy.kl_loss.clone();
+    let mut total = focus.total.clone() + glance_ce.clone() * settings.alpha + policy.clip_loss.clone() * settings.policy_weight + policy.kl_loss.clone();
+    if let Some(cells) = &cells {
+        total = total + cells.clone() * settings.cell_weight;
+    }
 
     let number = |t: &Tensor<B, 1>| t.clone().into_scalar().elem::<f32>();
     let mut log: StepLog = vec![
@@ -75,12 +83,13 @@ pub fn training_step<B: TrainBackend>(
         ("losses/policy_loss", number(&policy.clip_loss).into()),
         ("losses/kl", number(&policy.kl_loss).into()),
     ];
+    log.extend(cells.iter().map(|c| ("losses/glance_cells", number(c).into())));
     for (name, value) in &log {
         check_finite(name, value.as_f64(), step)?;
     }
 
     // 12. One backward pass: through the losses to the logits, then through both networks. Each has an optimiser of its own.
-    let gradients = shard::gradients(total, z_G2, s_GKDHW);
+    let gradients = shard::gradients(total, logits);
     let updates = learner.update(shards, gradients, settings)?;
 
     let chosen = log_odds_G.iter().filter(|&&z| z > 0.0).count() as f32 / group.len() as f32;
