@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod error;
 pub mod evaluate;
 pub mod report;
