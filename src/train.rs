@@ -169,6 +169,7 @@ impl Work for OneOfEverything<'_> {
         let seconds_per_checkpoint = clock.seconds();
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
         let checkpoint_mib = mib(files.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() as f64);
+        observer.advance(1, &[]);
         observer.finish();
 
         let steps = config.train.steps;

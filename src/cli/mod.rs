@@ -26,7 +26,7 @@ use output::{Output, say};
 
 /// Learn to glance over a CT scan, then focus: pan-cancer screening by reinforcement.
 #[derive(Debug, Parser)]
-#[command(name = "panscreen", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(name = "panscreen", version, disable_help_subcommand = true, term_width = 100)]
 struct Line {
     #[command(subcommand)]
     verb: Verb,

@@ -11,7 +11,7 @@ use crate::backend::{TrainBackend, Work, on_device};
 use crate::config::{self, Select};
 use crate::error::Result;
 use crate::run::Observer;
-use crate::screen::batch::{BatchSummary, Extras, decide_all, inputs, screen_all};
+use crate::screen::batch::{BatchSummary, Extras, Status, decide_all, inputs, screen_all};
 use crate::screen::{Choice, Model, ScreenSettings};
 use crate::setup;
 
@@ -148,11 +148,11 @@ fn text(s: &BatchSummary) -> String {
         .map(|c| {
             let [verdict, lesions, largest, kept, windows, seconds] = c.cells();
             let windows = if windows.is_empty() { windows } else { format!("{kept} of {windows}") };
-            let there = if c.cause.is_none() && c.status == crate::screen::batch::Status::AlreadyThere { "there" } else { "" };
+            let there = if c.status == Status::AlreadyThere { "there" } else { "" };
             [c.case.clone(), verdict, lesions, largest, windows, seconds, there.into()]
         })
         .collect();
-    let failed: String = s.cases.iter().filter_map(|c| Some(format!("\nfailed  {}: {}", c.case, c.cause.as_ref()?))).collect();
+    let failed: String = s.cases.iter().filter_map(|c| Some(format!("\n{}: {}", c.input.display(), c.cause.as_ref()?))).collect();
     format!(
         "{}\n{} screened, {} were there, {} failed, {:.1} s{failed}",
         table(["case", "verdict", "lesions", "largest mL", "windows", "seconds", ""], &rows),

@@ -46,9 +46,9 @@ impl Evaluation {
     }
 }
 
-/// Empty where there is no number.
+/// Empty where there is no number. The 0 added turns the -0 of an empty sum into 0.
 fn cell(outcome: &Outcome) -> String {
-    outcome.value().map_or(String::new(), |v| format!("{v:.4}"))
+    outcome.value().map_or(String::new(), |v| format!("{:.4}", v + 0.0))
 }
 
 impl fmt::Display for Evaluation {
@@ -81,7 +81,7 @@ impl fmt::Display for Evaluation {
 
 fn number(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Value(v) => format!("{v:.4}"),
+        Outcome::Value(v) => format!("{:.4}", v + 0.0),
         Outcome::NotApplicable(why) => format!("none, {why}"),
         Outcome::Failed(why) => format!("failed, {why}"),
     }

@@ -219,8 +219,8 @@ fn for_all(
         cases.push(match allowed.and_then(|()| work(input, &case)) {
             Ok((result, status)) => CaseLine::of(result, status),
             Err(e) => {
-                let cause = e.to_string();
-                observer.warn(&said_of(input, &cause));
+                let cause = without_path(&e.to_string(), input);
+                observer.warn(&format!("{}: {cause}", input.display()));
                 CaseLine::failed(case, input, cause)
             }
         });
@@ -254,10 +254,9 @@ fn refuse_name(case: &str, input: &Path, taken: &BTreeMap<String, &Path>, out: &
     Ok(())
 }
 
-/// `path: cause`, the path once.
-fn said_of(input: &Path, cause: &str) -> String {
-    let path = input.display().to_string();
-    if cause.starts_with(&path) { cause.to_owned() } else { format!("{path}: {cause}") }
+/// The cause without the path that many errors begin with: the path is said beside it.
+fn without_path(cause: &str, input: &Path) -> String {
+    cause.strip_prefix(&format!("{}: ", input.display())).unwrap_or(cause).to_owned()
 }
 
 impl CaseLine {
