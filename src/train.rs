@@ -21,21 +21,31 @@ use crate::stages::{Artifacts, Run, stage};
 
 /// Run all stages of `config` in `folder`, or go on where it was interrupted.
 pub fn train(config: &Config, folder: &Path, observer: Arc<dyn Observer>) -> Result<Artifacts> {
-    run_stages(config, open(config, folder)?, observer)
+    let folder = open(config, folder, || setup::draw_split(config, &*observer))?;
+    run_stages(config, folder, observer)
 }
 
 /// As [`train`], on the first training scan that has a lesion, which validates too.
 pub fn overfit_one(config: &Config, folder: &Path, observer: Arc<dyn Observer>) -> Result<Artifacts> {
-    let folder = open(config, folder)?;
-    let split = setup::draw_split(config, &*observer)?;
-    let case = first_with_lesion(config, &split, &*observer)?;
-    observer.message(&format!("train and validate on {} alone", case.name));
-    setup::save_split(&Split { train: vec![case.clone()], validation: vec![case], test: vec![] }, &folder)?;
+    let one_scan = || {
+        let case = first_with_lesion(config, &setup::draw_split(config, &*observer)?, &*observer)?;
+        observer.message(&format!("train and validate on {} alone", case.name));
+        Ok(Split { train: vec![case.clone()], validation: vec![case], test: vec![] })
+    };
+    let folder = open(config, folder, one_scan)?;
     run_stages(config, folder, observer)
 }
 
-fn open(config: &Config, folder: &Path) -> Result<RunFolder> {
-    let mut folder = RunFolder::create_or_open(folder, &config.to_toml(), OnDifference::Refuse)?;
+/// The run folder, with its split. `draw` comes first where the run has no checkpoint yet: data that can't be used leave no folder behind,
+/// and a run that has not got anywhere may still change its settings.
+fn open(config: &Config, folder: &Path, draw: impl FnOnce() -> Result<Split>) -> Result<RunFolder> {
+    let begun = !CheckpointStore::read_only(&folder.join("checkpoints")).steps()?.is_empty();
+    let split = if begun { None } else { Some(draw()?) };
+    let on_difference = if begun { OnDifference::Refuse } else { OnDifference::Replace };
+    let mut folder = RunFolder::create_or_open(folder, &config.to_toml(), on_difference)?;
+    if let Some(split) = split {
+        setup::save_split(&split, &folder)?;
+    }
     folder.manifest.device = format!("{:?}", config.device).to_lowercase();
     folder.manifest.threads = rayon::current_num_threads();
     folder.manifest.seed = config.seed;

@@ -337,7 +337,7 @@ fn write_files(out: &Path, case: &str, screened: &Screened, extras: Extras) -> R
     let geometry = &screened.volume.geometry;
     write_labels(&out.join(format!("{case}.nii.gz")), &screened.mask, geometry)?;
     if extras.previews {
-        write_atomic(&out.join(format!("{case}.png")), &png(&picture(screened, None)?))?;
+        write_atomic(&out.join(format!("{case}.png")), &png(&picture(screened, None)))?;
     }
     if extras.probabilities {
         write_probability(&out.join(format!("{case}{PROBABILITY}")), &screened.probability, geometry)?;
@@ -390,4 +390,53 @@ fn hash_file(path: &Path) -> Result<String> {
 /// 128 bits are enough to tell contents apart, and short enough to read.
 fn short(hash: blake3::Hash) -> String {
     hash.to_hex()[..32].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use panscreen_envs::volume::PrepareConfig;
+
+    use super::*;
+    use crate::screen::Choice;
+
+    #[test]
+    fn folders_give_their_scans_by_name_and_nothing_else() {
+        let tmp = tempfile::tempdir().unwrap();
+        let at = |name: &str| tmp.path().join(name);
+        for name in ["b.nii.gz", "a.nii", "._a.nii", ".b.nii.gz.7-0.tmp", "notes.txt", "c.nii.gz.part"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        std::fs::create_dir(at("folder.nii")).unwrap();
+        let found = inputs(&[at("z.nii"), tmp.path().to_owned()]).unwrap();
+        assert_eq!(found, [at("z.nii"), at("a.nii"), at("b.nii.gz")]);
+        let message = inputs(&[at("folder.nii")]).unwrap_err().to_string();
+        assert!(message.ends_with("no .nii or .nii.gz file, expected a folder of scans; check the path"), "{message}");
+    }
+
+    #[test]
+    fn a_cause_names_its_path_once() {
+        for (cause, left) in [("a/b.nii: torn", "torn"), ("torn", "torn"), ("a/b.nii.gz: torn", "a/b.nii.gz: torn")] {
+            assert_eq!(without_path(cause, Path::new("a/b.nii")), left);
+        }
+    }
+
+    #[test]
+    fn what_changes_a_mask_changes_the_hash_of_the_settings() {
+        let settings = |change: fn(&mut ScreenSettings)| {
+            let prepare =
+                PrepareConfig { spacing_mm: None, windows_hu: vec![[-175.0, 250.0]], crop_foreground: true, pad_to: [24, 24, 16] };
+            let mut settings = ScreenSettings { screen: ScreenConfig::default(), prepare, choice: Choice::Above(0.25) };
+            change(&mut settings);
+            hash_of_settings(&settings)
+        };
+        let same = settings(|_| {});
+        assert_eq!(settings(|s| s.screen.batch = 64), same);
+        let changes: [fn(&mut ScreenSettings); 4] = [
+            |s| s.choice = Choice::Above(0.25f32.next_up()),
+            |s| s.choice = Choice::All,
+            |s| s.screen.mask_threshold = 0.4,
+            |s| s.prepare.spacing_mm = Some([1.0; 3]),
+        ];
+        assert!(changes.into_iter().all(|change| settings(change) != same));
+    }
 }

@@ -1,39 +1,38 @@
 //! A screened scan as a picture.
 
 use image::RgbImage;
+use panscreen_envs::volume::Orientation;
 use panscreen_envs::volume::components::{Components, Connectivity};
 use panscreen_envs::volume::runs::Runs;
-use panscreen_envs::volume::{Geometry, Labels, PrepareConfig, Prepared, Volume, prepare};
 
 use super::Screened;
-use crate::error::Result;
 use crate::report::preview::{PreviewInput, SOFT_TISSUE_HU, preview};
 
 /// Three planes through the centre of the largest marked lesion (of the scan where nothing is marked), with outlines and Glance's heat.
 /// `reference`: labelled lesions on the scan's own grid.
-pub fn picture(screened: &Screened, reference: Option<&[u8]>) -> Result<RgbImage> {
-    let geometry = &screened.volume.geometry;
-    let turn = |data: &[f32], window: [f32; 2], mask: Option<&[u8]>| in_canonical_axes(data, window, mask, geometry);
-    let scan = turn(&screened.volume.data, SOFT_TISSUE_HU, Some(&screened.mask))?;
-    let mask = scan.labels.as_deref().unwrap_or(&[]);
-    let heat = if screened.heat.is_empty() { None } else { Some(turn(&screened.heat, [0.0, 1.0], None)?.image) };
-    let reference = reference.map(|r| turn(&screened.volume.data, SOFT_TISSUE_HU, Some(r))).transpose()?.and_then(|p| p.labels);
-    let found = Components::of(&Runs::of(mask, scan.shape), Connectivity::Corner);
+pub fn picture(screened: &Screened, reference: Option<&[u8]>) -> RgbImage {
+    let stored = &screened.volume.geometry;
+    let turn = Orientation::of(stored);
+    let canonical = turn.turn(stored);
+    let mask = turn.turn_voxels(&screened.mask, stored.shape);
+    let reference = reference.map(|r| turn.turn_voxels(r, stored.shape));
+    let heat = (!screened.heat.is_empty()).then(|| turn.turn_voxels(&screened.heat, stored.shape));
+    let found = Components::of(&Runs::of(&mask, canonical.shape), Connectivity::Corner);
     let at = match found.parts.iter().max_by_key(|part| part.voxels) {
         Some(part) => part.centroid.map(|v| v.round() as usize),
-        None => scan.shape.map(|n| n / 2),
+        None => canonical.shape.map(|n| n / 2),
     };
-    Ok(preview(&PreviewInput {
-        voxels: &scan.image,
-        shape: scan.shape,
-        spacing_mm: scan.spacing_mm,
-        window: [0.0, 1.0],
+    preview(&PreviewInput {
+        voxels: &turn.turn_voxels(&screened.volume.data, stored.shape),
+        shape: canonical.shape,
+        spacing_mm: canonical.spacing_mm(),
+        window: SOFT_TISSUE_HU,
         at,
-        prediction: Some(mask),
+        prediction: Some(&mask),
         reference: reference.as_deref(),
         heat: heat.as_deref(),
         caption: &caption(screened),
-    }))
+    })
 }
 
 fn caption(screened: &Screened) -> String {
@@ -46,10 +45,56 @@ fn caption(screened: &Screened) -> String {
     }
 }
 
-/// Axes turned to RAS, nothing resampled or cut; values in `window` become 0..1.
-fn in_canonical_axes(data: &[f32], window: [f32; 2], mask: Option<&[u8]>, geometry: &Geometry) -> Result<Prepared> {
-    let volume = Volume { data: data.to_vec(), geometry: geometry.clone() };
-    let labels = mask.map(|m| Labels { data: m.to_vec(), geometry: geometry.clone(), classes: Default::default() });
-    let as_stored = PrepareConfig { spacing_mm: None, windows_hu: vec![window], crop_foreground: false, pad_to: [1; 3] };
-    Ok(prepare(volume, labels.as_ref(), &as_stored)?)
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use panscreen_envs::volume::{Geometry, PrepareConfig, Volume, prepare};
+
+    use super::*;
+    use crate::screen::{CaseResult, WindowCount};
+
+    /// A scan stored the way scanners do (x to the left, y to the back), one lesion at the patient's right, in front.
+    #[test]
+    fn a_lesion_is_outlined_where_it_is_in_the_patient() {
+        let mut geometry = Geometry::ras([24; 3], [1.0; 3], [0.0; 3]);
+        (geometry.affine[0][0], geometry.affine[1][1]) = (-1.0, -1.0);
+        let volume = Volume { data: vec![-1000.0; 24 * 24 * 24], geometry };
+        let as_stored = PrepareConfig { spacing_mm: None, windows_hu: vec![[0.0, 1.0]], crop_foreground: false, pad_to: [1; 3] };
+        let way_back = prepare(volume.clone(), None, &as_stored).unwrap().way_back;
+        let inside = |v: usize| [v / 576, v / 24 % 24, v % 24].iter().all(|p| (2..6).contains(p));
+        let result = CaseResult {
+            case: "c".into(),
+            input: PathBuf::new(),
+            verdict: "lesion".into(),
+            reason: None,
+            lesions: vec![],
+            windows: WindowCount { total: 1, kept: 1, threshold: None, highest: None, mean: None },
+            shape: [24; 3],
+            spacing_mm: [1.0; 3],
+            costs: vec![],
+            seconds: 0.0,
+        };
+        let screened = Screened {
+            result,
+            mask: (0..volume.data.len()).map(|v| u8::from(inside(v))).collect(),
+            probability: vec![],
+            heat: vec![],
+            volume,
+            window_starts: vec![],
+            glance: vec![],
+            kept: vec![],
+            way_back,
+        };
+        let image = picture(&screened, None);
+        // The axial picture is the first 360 pixels beside a border of 8; its outline is the only thing in colour.
+        let coloured: Vec<(u32, u32)> = (30..360)
+            .flat_map(|y| (30..360).map(move |x| (x, y)))
+            .filter(|&(x, y)| {
+                let p = image.get_pixel(x, y).0;
+                p[2] > 150 && p[0] < 100
+            })
+            .collect();
+        assert!(!coloured.is_empty() && coloured.iter().all(|&(x, y)| x < 188 && y < 188), "{coloured:?}");
+    }
 }

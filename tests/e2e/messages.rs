@@ -118,7 +118,7 @@ fn errors_and_exit_codes() {
         let ran = world.run(&[args, if args.len() > 1 { &["--quiet"] } else { &[] }].concat());
         assert_eq!((ran.code, ran.err.as_str(), ran.out.as_str()), (code, text.as_str(), ""), "panscreen {}", args.join(" "));
     }
-    assert!(!world.path("o").exists(), "a refused command leaves nothing behind");
+    assert!(!world.path("o").exists() && !world.path("runs").exists(), "a refused command leaves nothing behind");
 }
 
 #[test]
@@ -128,6 +128,16 @@ fn a_run_with_other_settings_is_refused_by_its_keys() {
     let text = "error: runs/tiny: this folder holds a run with other settings (glance.widths: [4, 8] there, [4, 4] here, seed: 5 there, 9 here); \
                 choose another run name, or give the old values to continue it\n";
     assert_eq!((ran.code, ran.err.as_str()), (2, text));
+}
+
+/// The settings of a run may change until it has saved something.
+#[test]
+fn a_run_that_did_not_get_anywhere_takes_other_settings() {
+    let world = World::new();
+    std::fs::write(world.path("data/imagesTr/phantom_0001_0000.nii.gz"), "torn").unwrap();
+    let ran = world.run(&["train", "tiny.toml", "--quiet"]);
+    assert!(ran.code == 3 && ran.err.starts_with("error: 1 case can't be used:\n  phantom_0001: "), "{}", ran.err);
+    world.ok(&["train", "tiny.toml", "data.test_cases=[\"phantom_0001\"]", "--quiet"]);
 }
 
 /// `panscreen config explain | head -1`: no panic, no error.
