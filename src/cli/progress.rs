@@ -113,7 +113,8 @@ impl Observer for Lines {
             if !fields.is_empty() {
                 phase.fields = shown(fields);
             }
-            if phase.printed.elapsed() >= LINE_EVERY {
+            // The last line of a phase is written when it ends.
+            if phase.printed.elapsed() >= LINE_EVERY && phase.total != Some(phase.done) {
                 phase.printed = Instant::now();
                 (self.print)(&phase.line());
             }
