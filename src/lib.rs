@@ -6,6 +6,8 @@ pub mod config;
 pub mod demo;
 pub mod error;
 pub mod evaluate;
+#[cfg(test)]
+mod invariants;
 pub mod report;
 pub mod run;
 pub mod screen;

@@ -16,7 +16,7 @@ use crate::setup;
 use crate::stages::gf_screen::learner::{Learner, Settings};
 use crate::stages::gf_screen::step::training_step;
 use crate::stages::gf_screen::train::screener;
-use crate::stages::gf_screen::validate::validate;
+use crate::stages::gf_screen::validate::{look, validate};
 use crate::stages::{Artifacts, Run, stage};
 
 /// Run all stages of `config` in `folder`, or go on where it was interrupted.
@@ -36,15 +36,20 @@ pub fn overfit_one(config: &Config, folder: &Path, observer: Arc<dyn Observer>) 
     run_stages(config, folder, observer)
 }
 
-/// The run folder, with its split. `draw` comes first where the run has no checkpoint yet: data that can't be used leave no folder behind,
-/// and a run that has not got anywhere may still change its settings.
+/// The run folder, with its split. A run without a checkpoint has not got anywhere: it may still change its settings, and its split is drawn
+/// anew, so that whoever was told to give `data.root` can do so.
 fn open(config: &Config, folder: &Path, draw: impl FnOnce() -> Result<Split>) -> Result<RunFolder> {
     let begun = !CheckpointStore::read_only(&folder.join("checkpoints")).steps()?.is_empty();
-    let split = if begun { None } else { Some(draw()?) };
     let on_difference = if begun { OnDifference::Refuse } else { OnDifference::Replace };
     let mut folder = RunFolder::create_or_open(folder, &config.to_toml(), on_difference)?;
-    if let Some(split) = split {
-        setup::save_split(&split, &folder)?;
+    if !begun {
+        match draw() {
+            Ok(split) => setup::save_split(&split, &folder)?,
+            Err(e) => {
+                folder.end(&e.to_string())?;
+                return Err(e);
+            }
+        }
     }
     folder.manifest.device = format!("{:?}", config.device).to_lowercase();
     folder.manifest.threads = rayon::current_num_threads();
@@ -169,7 +174,7 @@ impl Work for OneOfEverything<'_> {
         observer.advance(1, &[]);
 
         let clock = Stopwatch::start();
-        validate(&screener(&learner, config), &validation, config)?;
+        validate(&look(&screener(&learner, config), &validation, config)?, config)?;
         let seconds_per_validation = clock.seconds() * split.validation.len().max(1) as f64;
         observer.advance(1, &[]);
 

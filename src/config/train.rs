@@ -27,6 +27,11 @@ pub struct TrainConfig {
     /// Steps between lines in `metrics.jsonl` and TensorBoard. Range 1 or more. Default `1`.
     #[schemars(range(min = 1))]
     pub log_every: usize,
+    /// Parts that a step's sub-volumes are cut into; they go through the networks side by side, which keeps as many cores busy when the networks
+    /// are small. Results depend on it in the last bits (the order of sums), never on the number of cores; batch norm sees one part at a
+    /// time. Range 1 to 64. Default `1`.
+    #[schemars(range(min = 1, max = 64))]
+    pub shards: usize,
     /// Number format of the networks. Default `"f32"`.
     pub precision: Precision,
 }
@@ -42,6 +47,7 @@ impl Default for TrainConfig {
             best_metric: BestMetric::LesionDice,
             patience: 0,
             log_every: 1,
+            shards: 1,
             precision: Precision::F32,
         }
     }

@@ -4,6 +4,7 @@
 //! reads a run; callers hand over what is to be shown.
 
 pub mod chart;
+pub mod demo;
 mod font;
 pub mod html;
 pub mod preview;

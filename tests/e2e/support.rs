@@ -27,6 +27,7 @@ steps = 12
 steps_per_epoch = 5
 validate_every = 6
 checkpoint_every = 4
+shards = 2
 "#;
 
 pub struct World {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::AutodiffModule;
-use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use panscreen_envs::rng::{RngExt, stream};
 use panscreen_envs::screening::{Grouping, Selection};
@@ -16,6 +15,7 @@ use panscreen_policies::objectives::{AdvantageConfig, GrlConfig, log_odds};
 use panscreen_policies::optim::{AdamW, clip_global_norm};
 use panscreen_policies::weights::{self, Scope};
 
+use super::shard::{self, LogitGradients, Pools, Shard};
 use super::step::StepLog;
 use crate::backend::{Inner, TrainBackend};
 use crate::config::{Config, OptimizerConfig};
@@ -39,6 +39,8 @@ pub struct Settings {
     pub refresh_steps: u64,
     /// Selections sampled of each observation where sets are scored.
     pub masks: usize,
+    /// Parts that an observation is cut into, so that every core has one.
+    pub shards: usize,
     pub old_policy_mode: Mode,
     pub glance: OptimizerConfig,
     pub focus: OptimizerConfig,
@@ -58,6 +60,7 @@ impl Settings {
             grl: config.objective.grl.clone(),
             refresh_steps: if refresh == 0 { config.train.steps_per_epoch } else { refresh } as u64,
             masks: config.glance.group_size.unwrap_or(DEFAULT_MASKS),
+            shards: config.train.shards,
             old_policy_mode: if config.compat.glance_train_mode_norm { Mode::Eval } else { Mode::Train },
             glance: config.optim.glance.clone(),
             focus: config.optim.focus.clone(),
@@ -93,6 +96,7 @@ pub struct Learner<B: TrainBackend> {
     old: Option<(Glance<Inner<B>>, Focus<Inner<B>>)>,
     glance_optimizer: AdamW<B>,
     focus_optimizer: AdamW<B>,
+    pools: Pools,
     pub step: u64,
     pub device: B::Device,
 }
@@ -110,6 +114,7 @@ impl<B: TrainBackend> Learner<B> {
             old: None,
             glance_optimizer: AdamW::new(config.optim.glance.adamw.clone()),
             focus_optimizer: AdamW::new(config.optim.focus.adamw.clone()),
+            pools: Pools::new(config.train.shards)?,
             step: 0,
             device: device.clone(),
         })
@@ -126,11 +131,14 @@ impl<B: TrainBackend> Learner<B> {
         }
     }
 
-    /// One backward pass from `loss`, clipped, one step of each optimiser.
-    pub fn update(&mut self, loss: Tensor<B, 1>, settings: &Settings) -> Result<StepLog> {
-        let mut grads = loss.backward();
-        let mut glance_grads = GradientsParams::from_module(&mut grads, &self.glance);
-        let mut focus_grads = GradientsParams::from_module(&mut grads, &self.focus);
+    /// Both networks on the observation, cut into `shards` parts that run side by side.
+    pub fn look(&self, x: &Tensor<B, 5>, shards: usize) -> Vec<Shard<B>> {
+        shard::look(&self.glance, &self.focus, x, shards, &self.pools)
+    }
+
+    /// Carry the gradients of the logits through both networks, clip them, and take one step of each optimiser.
+    pub fn update(&mut self, shards: Vec<Shard<B>>, gradients: LogitGradients<B>, settings: &Settings) -> Result<StepLog> {
+        let (mut glance_grads, mut focus_grads) = shard::backward(&self.glance, &self.focus, shards, gradients, &self.pools);
         let clip = |norm: f64| (norm > 0.0).then_some(norm);
         let glance_norm = clip_global_norm(&self.glance, &mut glance_grads, clip(settings.glance.clip_norm))?;
         let focus_norm = clip_global_norm(&self.focus, &mut focus_grads, clip(settings.focus.clip_norm))?;

@@ -6,6 +6,7 @@
 //! Limits: Focus is trained on every sub-volume, chosen or not (as published): Glance gates screening, not training. One lesion class.
 
 pub mod learner;
+pub mod shard;
 pub mod step;
 pub mod train;
 pub mod validate;

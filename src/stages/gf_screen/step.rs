@@ -5,13 +5,13 @@
 // Shape suffixes.
 #![allow(non_snake_case)]
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{ElementConversion, Int, Tensor, TensorData};
 use panscreen_envs::screening::{CropEnv, Grouping, Observation, Selection};
 use panscreen_policies::losses::{argmax_masks, balanced_ce, dice_ce};
-use panscreen_policies::nets::Mode;
 use panscreen_policies::objectives::{advantages, grl, log_odds};
 
 use super::learner::{Learner, Settings};
+use super::shard;
 use crate::backend::TrainBackend;
 use crate::error::Result;
 use crate::run::{Scalar, check_finite, health::check_all_finite};
@@ -31,19 +31,17 @@ pub fn training_step<B: TrainBackend>(
     let step = learner.step;
     let (x_GCDHW, target_GDHW) = tensors::<B>(group, &learner.device);
 
-    // 1. Glance looks at every sub-volume: its probability to select each.
-    let features = learner.focus.features(x_GCDHW.clone(), Mode::Train);
-    let z_G2 = learner.glance.forward_shared(x_GCDHW.clone(), &features, Mode::Train);
-
+    // 1. Glance looks at every sub-volume: the logits of its two actions.
     // 2. Focus segments every sub-volume.
-    let s_GKDHW = learner.focus.decode(features, Mode::Train);
+    let shards = learner.look(&x_GCDHW, settings.shards);
+    let (z_G2, s_GKDHW) = shard::logits(&shards);
     let predicted = argmax_masks(s_GKDHW.clone()).concat();
 
     // 3. Is there a lesion in it?
     let target_G: Vec<f32> = group.targets().iter().map(|&t| t as u8 as f32).collect();
 
     // 4. Focus's loss: Dice and cross-entropy.
-    let focus = dice_ce(s_GKDHW, target_GDHW, &settings.dice_ce);
+    let focus = dice_ce(s_GKDHW.clone(), target_GDHW, &settings.dice_ce);
 
     // 5. Glance's supervised loss: class-balanced cross-entropy.
     let glance_ce = balanced_ce(z_G2.clone(), &target_G);
@@ -62,7 +60,7 @@ pub fn training_step<B: TrainBackend>(
     let old_log_odds_G = learner.old_log_odds(&x_GCDHW, &log_odds_G, settings);
 
     // 9. and 10. Clipped group-relative objective and KL.
-    let policy = grl(z_G2, &old_log_odds_G, &advantage_G, &settings.grl);
+    let policy = grl(z_G2.clone(), &old_log_odds_G, &advantage_G, &settings.grl);
 
     // 11. Everything together.
     let total = focus.total.clone() + glance_ce.clone() * settings.alpha + policy.clip_loss.clone() + policy.kl_loss.clone();
@@ -81,8 +79,9 @@ pub fn training_step<B: TrainBackend>(
         check_finite(name, value.as_f64(), step)?;
     }
 
-    // 12. One backward pass; each network has an optimiser of its own.
-    let updates = learner.update(total, settings)?;
+    // 12. One backward pass: through the losses to the logits, then through both networks. Each has an optimiser of its own.
+    let gradients = shard::gradients(total, z_G2, s_GKDHW);
+    let updates = learner.update(shards, gradients, settings)?;
 
     let chosen = log_odds_G.iter().filter(|&&z| z > 0.0).count() as f32 / group.len() as f32;
     let positives = target_G.iter().sum::<f32>() / group.len() as f32;
@@ -124,8 +123,6 @@ fn credit(grouping: Grouping, group: &Observation, selection: &Selection, advant
         })
         .collect()
 }
-
-use burn::tensor::ElementConversion;
 
 #[cfg(test)]
 mod tests {

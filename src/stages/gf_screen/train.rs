@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::learner::{Learner, Settings};
 use super::step::training_step;
-use super::validate::{OperatingPoint, validate};
+use super::validate::{OperatingPoint, look, validate};
 use crate::backend::{Inner, TrainBackend};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -123,7 +123,8 @@ fn steps<B: TrainBackend>(
         let mut better = false;
         if validate_now {
             let clock = Instant::now();
-            let result = validate(&screener(learner, run.config), validation, run.config)?;
+            let seen = look(&screener(learner, run.config), validation, run.config)?;
+            let result = validate(&seen, run.config)?;
             let value = result.best_metric(train.best_metric);
             better = state.best.is_none_or(|b| value > b);
             state.without_better = if better { 0 } else { state.without_better + 1 };

@@ -70,8 +70,8 @@ impl Validation {
     }
 }
 
-/// A validation scan with every network output that screening it could need.
-struct Seen {
+/// A scan with every network output that screening it could need.
+pub struct Seen {
     name: String,
     plan: Plan,
     glance: Vec<f32>,
@@ -92,50 +92,69 @@ impl Seen {
     }
 }
 
-/// Screen every scan of `store` with Focus everywhere and with Glance and Focus, on the prepared grid.
-pub fn validate<B: InferBackend>(screener: &Screener<B>, store: &Store, config: &Config) -> Result<Validation> {
-    let mut seen = Vec::with_capacity(store.cases().len());
-    for i in 0..store.cases().len() {
-        let case = store.load(i)?;
-        let plan = Plan::new(case.scan.shape, screener.window, &config.screen);
-        let image = Image { data: &case.scan.image, channels: case.scan.channels, shape: case.scan.shape };
-        let (glance, focus) = (screener.glance(image, &plan.starts), screener.focus(image, &plan.starts));
-        let lesion = case.scan.lesion.iter().map(|&n| (n > 0) as u8).collect();
-        seen.push(Seen { name: case.scan.name.clone(), plan, glance, focus, lesion, spacing_mm: case.spacing_mm });
+/// Every network output that screening the scans of `store` could need.
+pub fn look<B: InferBackend>(screener: &Screener<B>, store: &Store, config: &Config) -> Result<Vec<Seen>> {
+    (0..store.cases().len())
+        .map(|i| {
+            let case = store.load(i)?;
+            let plan = Plan::new(case.scan.shape, screener.window, &config.screen);
+            let image = Image { data: &case.scan.image, channels: case.scan.channels, shape: case.scan.shape };
+            let (glance, focus) = (screener.glance(image, &plan.starts), screener.focus(image, &plan.starts));
+            let lesion = case.scan.lesion.iter().map(|&n| (n > 0) as u8).collect();
+            Ok(Seen { name: case.scan.name.clone(), plan, glance, focus, lesion, spacing_mm: case.spacing_mm })
+        })
+        .collect()
+}
+
+/// Screen with Focus everywhere and with Glance and Focus, on the prepared grid, and find the operating point.
+pub fn validate(seen: &[Seen], config: &Config) -> Result<Validation> {
+    let (everywhere, _) = judge_all(seen, Choice::All, config)?;
+    if let Threshold::Fixed(t) = config.screen.threshold {
+        let (glance_focus, point) = at(seen, &everywhere, t as f32, config)?;
+        return Ok(Validation { glance_focus, everywhere, operating_point: OperatingPoint { scans: 0, lesions: 0, ..point } });
     }
-    let (everywhere, _) = judge_all(&seen, Choice::All, config)?;
-    let found = everywhere.lesions.hits;
-    let measured = |threshold: f32| -> Result<(Summary, OperatingPoint)> {
-        let (summary, windows_kept) = judge_all(&seen, Choice::Above(threshold), config)?;
-        let relative_recall = if found == 0 { 1.0 } else { summary.lesions.hits as f64 / found as f64 };
-        Ok((summary, OperatingPoint { threshold, relative_recall, windows_kept, scans: seen.len(), lesions: everywhere.lesions.lesions }))
-    };
-    let (glance_focus, operating_point) = match config.screen.threshold {
-        Threshold::Fixed(t) => {
-            let (summary, point) = measured(t as f32)?;
-            (summary, OperatingPoint { scans: 0, lesions: 0, ..point })
+    let mut chosen = None;
+    for threshold in candidates(seen) {
+        let measured = at(seen, &everywhere, threshold, config)?;
+        let enough = measured.1.relative_recall >= config.screen.recall;
+        chosen = Some(measured);
+        if enough {
+            break;
         }
-        Threshold::Word(_) => {
-            let mut all: Vec<f32> = seen.iter().flat_map(|s| s.glance.iter().copied()).collect();
-            all.sort_by(|a, b| b.total_cmp(a));
-            let mut chosen = None;
-            for share in SHARES {
-                // Just below the last window of that share, so that it is kept.
-                let last = all.get(((all.len() as f64 * share) as usize).saturating_sub(1)).copied().unwrap_or(0.5);
-                let point = measured(last.next_down().max(0.0))?;
-                let enough = point.1.relative_recall >= config.screen.recall;
-                chosen = Some(point);
-                if enough {
-                    break;
-                }
-            }
-            match chosen {
-                Some(point) => point,
-                None => measured(0.5)?,
-            }
-        }
+    }
+    let (glance_focus, operating_point) = match chosen {
+        Some(measured) => measured,
+        None => at(seen, &everywhere, 0.5, config)?,
     };
     Ok(Validation { glance_focus, everywhere, operating_point })
+}
+
+/// The operating points from few windows to all of them: "windows kept" against "recall relative to Focus everywhere".
+pub fn curve(seen: &[Seen], config: &Config) -> Result<Vec<OperatingPoint>> {
+    let (everywhere, _) = judge_all(seen, Choice::All, config)?;
+    candidates(seen).into_iter().map(|t| Ok(at(seen, &everywhere, t, config)?.1)).collect()
+}
+
+/// Thresholds that keep each of [`SHARES`] of all windows, the highest first.
+fn candidates(seen: &[Seen]) -> Vec<f32> {
+    let mut all: Vec<f32> = seen.iter().flat_map(|s| s.glance.iter().copied()).collect();
+    all.sort_by(|a, b| b.total_cmp(a));
+    let threshold = |share: f64| {
+        // Just below the last window of that share, so that it is kept.
+        let last = all.get(((all.len() as f64 * share) as usize).saturating_sub(1))?;
+        Some(last.next_down().max(0.0))
+    };
+    let mut thresholds: Vec<f32> = SHARES.iter().filter_map(|&s| threshold(s)).collect();
+    thresholds.dedup();
+    thresholds
+}
+
+/// What Glance and Focus find at `threshold`.
+fn at(seen: &[Seen], everywhere: &Summary, threshold: f32, config: &Config) -> Result<(Summary, OperatingPoint)> {
+    let (summary, windows_kept) = judge_all(seen, Choice::Above(threshold), config)?;
+    let found = everywhere.lesions.hits;
+    let relative_recall = if found == 0 { 1.0 } else { summary.lesions.hits as f64 / found as f64 };
+    Ok((summary, OperatingPoint { threshold, relative_recall, windows_kept, scans: seen.len(), lesions: everywhere.lesions.lesions }))
 }
 
 /// Summary over all scans, and the share of the windows that Focus saw.

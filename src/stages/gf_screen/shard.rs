@@ -1,0 +1,232 @@
+//! The networks' share of a training step, on parts of the observation that run side by side.
+//!
+//! Small networks leave most cores idle inside one operation, so a step is cut along its sub-volumes. Losses and rewards see the whole
+//! observation all the same: they are computed on the joined logits, and their gradients with respect to the logits go back into each part.
+//! By the chain rule this is the gradient of the uncut step; only the order of sums differs, and it is fixed by the number of parts.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use panscreen_policies::focus::Focus;
+use panscreen_policies::glance::Glance;
+use panscreen_policies::nets::Mode;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::backend::{Inner, TrainBackend};
+use crate::error::{Error, Result};
+
+/// One part after the forward pass.
+pub struct Shard<B: TrainBackend> {
+    glance: Glance<B>,
+    focus: Focus<B>,
+    z_g2: Tensor<B, 2>,
+    s_gkdhw: Tensor<B, 5>,
+}
+
+/// Gradients of the total loss with respect to both networks' logits, for the whole observation.
+pub struct LogitGradients<B: TrainBackend> {
+    z_g2: Tensor<Inner<B>, 2>,
+    s_gkdhw: Tensor<Inner<B>, 5>,
+}
+
+/// A thread pool for each part.
+///
+/// The parts can't be tasks of one pool: Burn's backward pass holds a lock of its graph, and a worker that waits inside it would take up the
+/// other part and wait for its own lock.
+pub struct Pools(Vec<ThreadPool>);
+
+impl Pools {
+    /// Pools for `parts` parts that share the threads there are. With fewer threads than parts, the parts take turns.
+    pub fn new(parts: usize) -> Result<Self> {
+        let threads = rayon::current_num_threads();
+        let build = |_| ThreadPoolBuilder::new().num_threads(threads / parts).build();
+        let pools = if parts == 1 || threads < parts { Ok(vec![]) } else { (0..parts).map(build).collect() };
+        pools.map(Pools).map_err(|e| Error::Usage(format!("the system gives no threads: {e}")))
+    }
+
+    fn map<T: Send, U: Send>(&self, parts: Vec<T>, work: impl Fn(T) -> U + Sync) -> Vec<U> {
+        if self.0.len() < parts.len() {
+            return parts.into_iter().map(work).collect();
+        }
+        let mut done: Vec<Option<U>> = parts.iter().map(|_| None).collect();
+        std::thread::scope(|scope| {
+            for ((pool, part), done) in self.0.iter().zip(parts).zip(&mut done) {
+                let work = &work;
+                scope.spawn(move || *done = Some(pool.install(|| work(part))));
+            }
+        });
+        done.into_iter().flatten().collect()
+    }
+}
+
+/// Forward passes of both networks, one encoder pass where it is shared.
+pub fn look<B: TrainBackend>(glance: &Glance<B>, focus: &Focus<B>, x: &Tensor<B, 5>, shards: usize, pools: &Pools) -> Vec<Shard<B>> {
+    let parts: Vec<_> = ranges(x.dims()[0], shards)
+        .map(|(from, count)| {
+            if shards == 1 {
+                return (glance.clone(), focus.clone(), x.clone());
+            }
+            // Leaves of their own: parts that share a node would share, and wait for, one graph.
+            (glance.clone().map(&mut Fork), focus.clone().map(&mut Fork), x.clone().narrow(0, from, count))
+        })
+        .collect();
+    pools.map(parts, |(glance, focus, x): (Glance<B>, Focus<B>, Tensor<B, 5>)| {
+        let features = focus.features(x.clone(), Mode::Train);
+        let z_g2 = glance.forward_shared(x, &features, Mode::Train);
+        let s_gkdhw = focus.decode(features, Mode::Train);
+        Shard { glance, focus, z_g2, s_gkdhw }
+    })
+}
+
+/// The logits of all parts, joined, as leaves that losses are computed on.
+pub fn logits<B: TrainBackend>(shards: &[Shard<B>]) -> (Tensor<B, 2>, Tensor<B, 5>) {
+    let z = Tensor::cat(shards.iter().map(|s| s.z_g2.clone().inner()).collect(), 0);
+    let s = Tensor::cat(shards.iter().map(|s| s.s_gkdhw.clone().inner()).collect(), 0);
+    (Tensor::from_inner(z).require_grad(), Tensor::from_inner(s).require_grad())
+}
+
+/// Backward through the losses.
+pub fn gradients<B: TrainBackend>(loss: Tensor<B, 1>, z_g2: Tensor<B, 2>, s_gkdhw: Tensor<B, 5>) -> LogitGradients<B> {
+    let grads = loss.backward();
+    let zeros = "every loss is a function of both logits";
+    LogitGradients { z_g2: z_g2.grad(&grads).expect(zeros), s_gkdhw: s_gkdhw.grad(&grads).expect(zeros) }
+}
+
+/// Backward through both networks: the gradients of all parts, summed in their order.
+pub fn backward<B: TrainBackend>(
+    glance: &Glance<B>,
+    focus: &Focus<B>,
+    shards: Vec<Shard<B>>,
+    gradients: LogitGradients<B>,
+    pools: &Pools,
+) -> (GradientsParams, GradientsParams) {
+    let mut from = 0;
+    let parts: Vec<_> = shards
+        .into_iter()
+        .map(|s| {
+            let count = s.z_g2.dims()[0];
+            let (dz, ds) = (gradients.z_g2.clone().narrow(0, from, count), gradients.s_gkdhw.clone().narrow(0, from, count));
+            from += count;
+            (s, dz, ds)
+        })
+        .collect();
+    let grads = pools.map(parts, |(s, dz, ds): (Shard<B>, Tensor<Inner<B>, 2>, Tensor<Inner<B>, 5>)| {
+        // The gradient of this sum is the given gradient, carried through the network.
+        let carrier = (s.z_g2 * Tensor::from_inner(dz)).sum() + (s.s_gkdhw * Tensor::from_inner(ds)).sum();
+        let mut grads = carrier.backward();
+        let glance = GradientsParams::from_module(&mut grads, &s.glance);
+        (glance, GradientsParams::from_module(&mut grads, &s.focus))
+    });
+    let (glance_parts, focus_parts): (Vec<_>, Vec<_>) = grads.into_iter().unzip();
+    (sum(glance, glance_parts), sum(focus, focus_parts))
+}
+
+fn sum<B: TrainBackend, M: Module<B>>(module: &M, parts: Vec<GradientsParams>) -> GradientsParams {
+    let mut parts = parts.into_iter();
+    let mut total = parts.next().unwrap_or_default();
+    for part in parts {
+        module.visit(&mut Add { total: &mut total, part });
+    }
+    total
+}
+
+struct Add<'a> {
+    total: &'a mut GradientsParams,
+    part: GradientsParams,
+}
+
+impl<B: TrainBackend> ModuleVisitor<B> for Add<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        let Some(more) = self.part.remove::<Inner<B>, D>(param.id) else { return };
+        let sum = match self.total.remove::<Inner<B>, D>(param.id) {
+            Some(so_far) => so_far + more,
+            None => more,
+        };
+        self.total.register::<Inner<B>, D>(param.id, sum);
+    }
+}
+
+/// The same weights under the same ids, as leaves of a graph of their own.
+struct Fork;
+
+impl<B: TrainBackend> ModuleMapper<B> for Fork {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        let (id, tensor, mapper) = param.consume();
+        Param::from_mapped_value(id, Tensor::from_inner(tensor.inner()).require_grad(), mapper)
+    }
+}
+
+/// `count` things in `parts` runs of nearly equal length: (first, length), none empty.
+fn ranges(count: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> {
+    let parts = parts.clamp(1, count.max(1));
+    (0..parts).map(move |p| {
+        let (from, to) = (count * p / parts, count * (p + 1) / parts);
+        (from, to - from)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::backend::{Autodiff, Flex};
+    use panscreen_policies::focus::FocusConfig;
+    use panscreen_policies::glance::{GlanceConfig, GlanceHeadConfig, Shared};
+    use panscreen_policies::weights;
+
+    type B = Autodiff<Flex>;
+
+    /// Gradients of a loss that couples all sub-volumes, by parameter, for `shards` parts.
+    fn grads(shared: Shared, shards: usize) -> Vec<f32> {
+        let device = Default::default();
+        let focus_config = FocusConfig::default();
+        let focus = focus_config.init::<B>(2, 2, 1, &device).unwrap();
+        let glance = GlanceConfig::Encoder(GlanceHeadConfig::default()).init(2, shared, &focus_config, &focus, 1, &device).unwrap();
+        let values: Vec<f32> = (0..5 * 2 * 512).map(|i| ((i * 7919) % 1013) as f32 / 1013.0).collect();
+        let x = Tensor::<B, 1>::from_floats(values.as_slice(), &device).reshape([5, 2, 8, 8, 8]);
+        let pools = Pools::new(shards).unwrap();
+        let parts = look(&glance, &focus, &x, shards, &pools);
+        let (z, s) = logits(&parts);
+        let loss = z.clone().powf_scalar(2.0).mean().sqrt() + s.clone().powf_scalar(2.0).mean().sqrt();
+        let given = gradients(loss, z, s);
+        let (g, f) = backward(&glance, &focus, parts, given, &pools);
+        let mut out = Collect { grads: g, values: vec![] };
+        glance.visit(&mut out);
+        out.grads = f;
+        focus.visit(&mut out);
+        assert!(out.values.len() > weights::parameter_count(&focus) / 2);
+        out.values
+    }
+
+    struct Collect {
+        grads: GradientsParams,
+        values: Vec<f32>,
+    }
+
+    impl ModuleVisitor<B> for Collect {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+            if let Some(g) = self.grads.get::<Flex, D>(param.id) {
+                self.values.extend(g.into_data().iter::<f32>());
+            }
+        }
+    }
+
+    #[test]
+    fn any_number_of_parts_gives_the_same_gradients() {
+        for shared in [Shared::None, Shared::Tied] {
+            let whole = grads(shared, 1);
+            let largest = whole.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+            for shards in [2, 3, 5] {
+                for (a, b) in whole.iter().zip(grads(shared, shards)) {
+                    assert!((a - b).abs() <= 1e-4 * largest, "{shared:?}, {shards} parts: {a} and {b}, largest {largest}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_cover_everything_once() {
+        for (count, parts, expected) in [(8, 2, vec![(0, 4), (4, 4)]), (5, 2, vec![(0, 2), (2, 3)]), (2, 4, vec![(0, 1), (1, 1)])] {
+            assert_eq!(ranges(count, parts).collect::<Vec<_>>(), expected);
+        }
+    }
+}
