@@ -162,7 +162,8 @@ impl Work for Screening<'_> {
 
 impl Screening<'_> {
     fn both<B: TrainBackend>(&self, model: &Model<B>, case: &Case) -> Result<Both> {
-        let settings = |choice| ScreenSettings { screen: model.config.screen.clone(), prepare: setup::prepare_config(&model.config), choice };
+        let settings =
+            |choice| ScreenSettings { screen: model.config.screen.clone(), prepare: setup::prepare_config(&model.config), choice };
         let label = case.label.as_ref().ok_or_else(|| Error::Usage(format!("{}: the demo judges labelled scans only", case.name)))?;
         let labels: Labels = io::open_labels(label)?;
         let reference: Vec<u8> = labels.data.iter().map(|&v| setup::lesion_classes(&model.config).contains(v) as u8).collect();

@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 use crate::run::{CheckpointStore, Observer, RunFolder};
 use crate::stages::gf_screen::Learner;
 
+/// Who trains and who validates, in the run folder.
+const SPLIT: &str = "split.json";
+
 /// How scans are prepared.
 pub fn prepare_config(config: &Config) -> PrepareConfig {
     PrepareConfig {
@@ -76,17 +79,27 @@ pub fn cohort(config: &Config, root: &Path) -> Result<CohortList> {
 
 /// Who trains and who validates: drawn once, then kept in the run folder.
 pub fn split(config: &Config, folder: &RunFolder, observer: &dyn Observer) -> Result<Split> {
-    let path = folder.root().join("split.json");
+    let path = folder.root().join(SPLIT);
     if let Ok(text) = std::fs::read_to_string(&path) {
         return serde_json::from_str(&text).map_err(|e| {
             panscreen_envs::Error::file(&path, e.to_string(), "the split of this run", "delete the file to draw it anew").into()
         });
     }
-    let list = cohort(config, &root(config, observer)?)?;
-    let split = Split::new(list, &config.data.test_cases, config.data.validation_fraction, config.data.split_seed)?;
-    let text = serde_json::to_string_pretty(&split).map_err(|e| Error::Usage(e.to_string()))?;
-    write_atomic(&path, text.as_bytes())?;
+    let split = draw_split(config, observer)?;
+    save_split(&split, folder)?;
     Ok(split)
+}
+
+/// The split as its settings draw it.
+pub fn draw_split(config: &Config, observer: &dyn Observer) -> Result<Split> {
+    let list = cohort(config, &root(config, observer)?)?;
+    Ok(Split::new(list, &config.data.test_cases, config.data.validation_fraction, config.data.split_seed)?)
+}
+
+/// Make `split` the one that the run keeps.
+pub fn save_split(split: &Split, folder: &RunFolder) -> Result<()> {
+    let text = serde_json::to_string_pretty(split).map_err(|e| Error::Usage(e.to_string()))?;
+    Ok(write_atomic(&folder.root().join(SPLIT), text.as_bytes())?)
 }
 
 /// Prepare `cases`, or say what is wrong with each that can't be used.

@@ -7,9 +7,9 @@ use crate::config::ConfigError;
 
 /// Everything was done.
 pub const DONE: u8 = 0;
-/// Everything was tried, some cases failed; what failed is listed, the others are there.
+/// Not everything came out: some cases failed (they are listed, the others are there), or a run met a value that is not finite.
 pub const FAILED_CASES: u8 = 1;
-/// The command line or the config can't be used; nothing was begun.
+/// The command line or the config can't be used, or the run folder is another run's; nothing was begun.
 pub const USAGE: u8 = 2;
 /// The data were refused: not readable, damaged, or not what they must be.
 pub const DATA: u8 = 3;
@@ -65,7 +65,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.message)?;
+        write!(f, "{}{}", if self.code == STOPPED { "" } else { "error: " }, self.message)?;
         for cause in &self.causes {
             write!(f, "\n  cause: {cause}")?;
         }
@@ -86,6 +86,21 @@ impl From<ConfigError> for Failure {
 impl From<panscreen_envs::Error> for Failure {
     fn from(error: panscreen_envs::Error) -> Self {
         let code = if matches!(error, panscreen_envs::Error::Setting(_)) { USAGE } else { DATA };
+        Failure::new(code, &error)
+    }
+}
+
+impl From<crate::Error> for Failure {
+    fn from(error: crate::Error) -> Self {
+        use crate::{Error, run};
+        let code = match error {
+            Error::Config(e) => return e.into(),
+            Error::Data(e) | Error::Run(run::Error::File(e)) => return e.into(),
+            Error::Usage(_) | Error::Run(run::Error::Locked { .. } | run::Error::ConfigDiffers { .. }) => USAGE,
+            Error::Cases(_) | Error::Weights(_) => DATA,
+            Error::Run(run::Error::NonFinite(_)) | Error::Optimizer(_) => FAILED_CASES,
+            Error::Stopped { .. } => STOPPED,
+        };
         Failure::new(code, &error)
     }
 }
@@ -112,6 +127,11 @@ mod tests {
                 "error: cannot read the case liver_12\n  cause: a.nii.gz: unexpected end of file\n\nhint: copy the file again",
             ),
             (Failure::from(panscreen_envs::Error::Setting("no windows".into())), USAGE, "error: no windows"),
+            (
+                Failure::from(crate::Error::Stopped { step: 7 }),
+                STOPPED,
+                "stopped at step 7 and saved; start the same command again to go on",
+            ),
         ] {
             assert_eq!((failure.code, failure.to_string().as_str()), (code, text));
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::output::say;
 use crate::run::Observer;
 
 /// How often a plain line is written.
@@ -18,7 +19,7 @@ pub fn observer(quiet: bool) -> Arc<dyn Observer> {
     } else if std::io::stderr().is_terminal() {
         Arc::new(Bars(Mutex::new(ProgressBar::hidden())))
     } else {
-        Arc::new(Lines { phase: Mutex::default(), print: |line| eprintln!("{line}") })
+        Arc::new(Lines { phase: Mutex::default(), print: say })
     }
 }
 
@@ -30,7 +31,7 @@ impl Observer for Quiet {
     fn advance(&self, _: u64, _: &[(&str, f64)]) {}
     fn message(&self, _: &str) {}
     fn warn(&self, text: &str) {
-        eprintln!("warning: {text}");
+        say(&format!("warning: {text}"));
     }
     fn finish(&self) {}
 }
@@ -60,11 +61,11 @@ impl Observer for Bars {
     }
 
     fn message(&self, text: &str) {
-        hold(&self.0).suspend(|| eprintln!("{text}"));
+        hold(&self.0).suspend(|| say(text));
     }
 
     fn warn(&self, text: &str) {
-        hold(&self.0).suspend(|| eprintln!("warning: {text}"));
+        hold(&self.0).suspend(|| say(&format!("warning: {text}")));
     }
 
     fn finish(&self) {
@@ -112,7 +113,8 @@ impl Observer for Lines {
             if !fields.is_empty() {
                 phase.fields = shown(fields);
             }
-            if phase.printed.elapsed() >= LINE_EVERY {
+            // The last line of a phase is written when it ends.
+            if phase.printed.elapsed() >= LINE_EVERY && phase.total != Some(phase.done) {
                 phase.printed = Instant::now();
                 (self.print)(&phase.line());
             }

@@ -49,7 +49,9 @@ pub fn evaluate_folders(predicted: &Path, reference: &Path, lesion: &LesionClass
         })
         .collect::<Result<_>>()?;
     let judged: Vec<Judged> = cases.iter().map(|c| c.judged.clone()).collect();
-    let without_reference = predictions.keys().filter(|n| !references.contains_key(*n)).cloned().collect();
+    // Probability maps that were saved beside their masks are no predictions.
+    let map_of_a_mask = |n: &str| n.strip_suffix("_probability").is_some_and(|case| predictions.contains_key(case));
+    let without_reference = predictions.keys().filter(|n| !references.contains_key(*n) && !map_of_a_mask(n)).cloned().collect();
     Ok(Evaluation { summary: summarise(&judged), cases, without_reference })
 }
 

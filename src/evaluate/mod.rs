@@ -2,6 +2,7 @@
 
 mod folders;
 mod score;
+mod write;
 
 pub use folders::{CaseReport, Evaluation, evaluate_folders};
 pub use score::{CaseScore, Judged, Summary, summarise};

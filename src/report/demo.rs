@@ -129,7 +129,11 @@ pub fn page(m: &Material) -> String {
             svg: line(
                 "Policy update",
                 "",
-                &[("clip_ratio/region_mean", "clipped"), ("frac_reward_zero_std", "groups without a lesson"), ("kl", "KL to the old policy")],
+                &[
+                    ("clip_ratio/region_mean", "clipped"),
+                    ("frac_reward_zero_std", "groups without a lesson"),
+                    ("kl", "KL to the old policy"),
+                ],
             ),
             caption: "How far each update goes.",
         },

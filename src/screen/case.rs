@@ -71,6 +71,8 @@ pub struct Screened {
     pub heat: Vec<f32>,
     pub window_starts: Vec<[usize; 3]>,
     pub glance: Vec<f32>,
+    /// Windows that Focus segmented.
+    pub kept: Vec<bool>,
     pub way_back: WayBack,
 }
 
@@ -160,7 +162,17 @@ pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settin
         costs: costs.steps,
         seconds: clock.seconds(),
     };
-    Ok(Screened { result, volume, mask, probability, heat, window_starts: plan.starts, glance, way_back: prepared.way_back })
+    Ok(Screened {
+        result,
+        volume,
+        mask,
+        probability,
+        heat,
+        window_starts: plan.starts,
+        glance,
+        kept: looked.kept,
+        way_back: prepared.way_back,
+    })
 }
 
 /// One sentence on why nothing was marked.

@@ -1,13 +1,16 @@
 //! Screening of whole scans: Glance on every window, Focus on the chosen, one mask in the scan's own geometry.
 
+pub mod batch;
 mod case;
 mod lesions;
 mod model;
+mod picture;
 mod screener;
 mod windows;
 
-pub use case::{CaseResult, ScreenSettings, Screened, WindowCount, screen_case};
+pub use case::{CaseResult, ScreenSettings, Screened, WindowCount, case_name, screen_case};
 pub use lesions::{Lesion, lesions};
 pub use model::Model;
+pub use picture::picture;
 pub use screener::{Image, Screener};
 pub use windows::{Choice, Looked, Plan};

@@ -1,5 +1,7 @@
 //! Which way the axes of a grid run.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +59,25 @@ impl Orientation {
         Geometry { shape, affine, stored: None }
     }
 
+    /// The voxels of a stored grid on the turned one; borrowed where nothing turns.
+    pub fn turn_voxels<'a, T: Copy + Default + Send + Sync>(&self, data: &'a [T], stored: [usize; 3]) -> Cow<'a, [T]> {
+        if *self == (Orientation { axes: [0, 1, 2], flip: [false; 3] }) {
+            return Cow::Borrowed(data);
+        }
+        let mut turned = permute(data, stored, self.axes);
+        let [nx, ny, nz] = self.axes.map(|a| stored[a]);
+        if self.flip[0] {
+            reverse_blocks(&mut turned, nx, ny * nz);
+        }
+        if self.flip[1] {
+            turned.chunks_exact_mut(ny * nz).for_each(|plane| reverse_blocks(plane, ny, nz));
+        }
+        if self.flip[2] {
+            turned.chunks_exact_mut(nz).for_each(<[T]>::reverse);
+        }
+        Cow::Owned(turned)
+    }
+
     /// The inverse permutation: which turned axis each stored axis is.
     pub(super) fn turned_of(&self) -> [usize; 3] {
         let mut inverse = [0; 3];
@@ -64,6 +85,14 @@ impl Orientation {
             inverse[self.axes[c]] = c;
         }
         inverse
+    }
+}
+
+/// The `n` blocks of `data` in the reverse order, each as it is.
+fn reverse_blocks<T>(data: &mut [T], n: usize, block: usize) {
+    for i in 0..n / 2 {
+        let (front, back) = data.split_at_mut((n - 1 - i) * block);
+        front[i * block..(i + 1) * block].swap_with_slice(&mut back[..block]);
     }
 }
 
@@ -136,6 +165,27 @@ mod tests {
             });
             let (a, b) = (turned.turn(&g).world(index), g.world(stored.map(|i| i as f64)));
             assert!((0..3).all(|r| (a[r] - b[r]).abs() < 1e-9));
+        }
+    }
+
+    #[test]
+    fn voxels_turn_with_their_grid() {
+        let stored = [3, 4, 5];
+        for axes in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            for flips in 0..8 {
+                let turn = Orientation { axes, flip: [flips & 1 > 0, flips & 2 > 0, flips & 4 > 0] };
+                let data: Vec<u16> = (0..60).collect();
+                let turned = turn.turn_voxels(&data, stored);
+                let shape = axes.map(|a| stored[a]);
+                for (flat, &value) in turned.iter().enumerate() {
+                    let index = [flat / (shape[1] * shape[2]), flat / shape[2] % shape[1], flat % shape[2]];
+                    let mut from = [0; 3];
+                    for c in 0..3 {
+                        from[axes[c]] = if turn.flip[c] { shape[c] - 1 - index[c] } else { index[c] };
+                    }
+                    assert_eq!(value as usize, (from[0] * 4 + from[1]) * 5 + from[2], "{turn:?}");
+                }
+            }
         }
     }
 

@@ -1,0 +1,81 @@
+//! `panscreen data phantom`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+use panscreen_envs::phantom::{self, CohortSummary, LesionKind, Preset, Settings};
+
+use super::error::Failure;
+use super::output::table;
+use super::{Context, Ended};
+
+/// Make data.
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Write a cohort of generated CT scans with lesions, organs and report texts, as `.nii.gz` files and a `dataset.json`.
+    Phantom {
+        /// `demo`: 64x64x40 voxels of 5 mm, clear lesions; `standard`: 300x250x100 voxels of 1.5x1.5x3 mm, faint to clear lesions.
+        #[arg(long, default_value_t = Preset::Demo)]
+        preset: Preset,
+        /// Number of scans.
+        #[arg(long, value_name = "N")]
+        cases: usize,
+        /// Same seed, same bytes.
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        seed: u64,
+        /// Folder of the cohort. An interrupted cohort is gone on with.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Scans to train on, to validate on and to test on [default: 60, 15 and 25 %].
+        #[arg(long, value_name = "A,B,C")]
+        split: Option<Split>,
+    },
+}
+
+/// Three counts.
+#[derive(Debug, Clone, Copy)]
+struct Split([usize; 3]);
+
+impl FromStr for Split {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let counts: Vec<usize> = text.split(',').filter_map(|part| part.trim().parse().ok()).collect();
+        match <[usize; 3]>::try_from(counts) {
+            Ok(counts) if text.split(',').count() == 3 => Ok(Split(counts)),
+            _ => Err("three counts with commas between them are needed, such as 60,12,40".into()),
+        }
+    }
+}
+
+pub fn run(args: DataArgs, context: &Context) -> Result<Ended, Failure> {
+    let Action::Phantom { preset, cases, seed, out, split } = args.action;
+    context.use_threads(0)?;
+    context.observer.phase("make the cohort", None);
+    let split = split.map_or_else(|| phantom::default_split(cases), |s| s.0);
+    let summary = phantom::write_cohort(&Settings::preset(preset), seed, cases, &out, split)?;
+    context.observer.finish();
+    context.output.result(&summary, text)?;
+    Ok(Ended::Done)
+}
+
+fn text(s: &CohortSummary) -> String {
+    let [train, validation, test] = s.split;
+    let kinds = LesionKind::ALL.iter().zip(s.per_class);
+    let rows: Vec<[String; 2]> = kinds.map(|(kind, n)| [kind.name().to_owned(), n.to_string()]).collect();
+    format!(
+        "{}: {} scans ({train} to train, {validation} to validate, {test} to test), {} of them lesion-free, {} were there\n\n{}",
+        s.list.display(),
+        s.cases,
+        s.lesion_free,
+        s.already_there,
+        table(["lesions", &s.lesions.to_string()], &rows)
+    )
+}

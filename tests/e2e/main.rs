@@ -1,0 +1,12 @@
+//! The program as people run it: command lines in, exit codes, files and text out. One binary, because each one carries Burn.
+//!
+//! Every test makes its own small cohort and run in a temporary folder: scans of 64 x 64 x 40 voxels, networks of two stages, 12 steps.
+
+mod aids;
+mod help;
+mod messages;
+mod real;
+mod resume;
+mod same_bytes;
+mod support;
+mod whole_way;
