@@ -292,3 +292,78 @@ mod tests {
         assert_eq!(serde_json::from_str::<FocusConfig>(r#"{"kind": "residual_unet"}"#).unwrap(), FocusConfig::default());
     }
 }
+
+#[cfg(test)]
+mod cells {
+    use super::*;
+    use burn::backend::{Autodiff, Flex};
+    use burn::module::ModuleMapper;
+    use burn::module::Param;
+
+    type B = Autodiff<Flex>;
+
+    /// Adds `by` to element `element` of parameter number `parameter`.
+    struct Nudge {
+        parameter: usize,
+        element: usize,
+        by: f32,
+        seen: usize,
+    }
+
+    impl ModuleMapper<B> for Nudge {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+            self.seen += 1;
+            if self.seen - 1 != self.parameter {
+                return param;
+            }
+            let (element, by) = (self.element, self.by);
+            param.map(|t| {
+                let dims = t.dims();
+                let mut values: Vec<f32> = t.into_data().to_vec().unwrap();
+                let at = element % values.len();
+                values[at] += by;
+                Tensor::<B, 1>::from_floats(values.as_slice(), &Default::default()).reshape(dims).detach().require_grad()
+            })
+        }
+    }
+
+    struct Grad<'a> {
+        grads: &'a <B as burn::tensor::backend::AutodiffBackend>::Gradients,
+        out: Vec<Vec<f32>>,
+    }
+
+    impl burn::module::ModuleVisitor<B> for Grad<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+            self.out.push(param.val().grad(self.grads).map(|g| g.into_data().to_vec().unwrap()).unwrap_or_default());
+        }
+    }
+
+    #[test]
+    fn gradients_of_every_parameter_equal_finite_differences() {
+        // Not `Max`: a channel's strongest voxel changes within the step, a kink that finite differences can't see.
+        for pooling in [Pooling::Cells, Pooling::Avg] {
+            let device = Default::default();
+            let config = ResNetConfig { widths: vec![4, 8], blocks: vec![1, 1], norm_groups: 2, pooling, ..ResNetConfig::default() };
+            let net = config.init::<B>(2, 2, &Init::new(3, "glance", &device)).unwrap();
+            let values: Vec<f32> = (0..2 * 2 * 8 * 8 * 8).map(|i| ((i * 7919) % 1013) as f32 / 1013.0).collect();
+            let x = Tensor::<B, 1>::from_floats(values.as_slice(), &device).reshape([2, 2, 8, 8, 8]);
+            let loss = |net: &ResNet<B>| {
+                let z = net.forward(x.clone(), Mode::Train);
+                (z.clone() * z).sum()
+            };
+            let grads = loss(&net).backward();
+            let mut g = Grad { grads: &grads, out: vec![] };
+            net.visit(&mut g);
+            for (parameter, grad) in g.out.iter().enumerate() {
+                for element in [0, 5, 17] {
+                    let element = element % grad.len().max(1);
+                    let at = |by| -> f32 { loss(&net.clone().map(&mut Nudge { parameter, element, by, seen: 0 })).into_scalar() };
+                    let numeric = (at(2e-3) - at(-2e-3)) / 4e-3;
+                    let exact = grad.get(element).copied().unwrap_or(f32::NAN);
+                    let close = (numeric - exact).abs() <= 0.03 * (1.0 + numeric.abs());
+                    assert!(close, "{pooling:?} parameter {parameter} element {element}: {numeric} against {exact}");
+                }
+            }
+        }
+    }
+}

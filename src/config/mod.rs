@@ -33,7 +33,7 @@ pub use error::ConfigError;
 pub use learning::{BackboneConfig, GlanceConfig, LossConfig, ObjectiveConfig, ObjectiveKind, OptimConfig, OptimizerConfig};
 pub use schema::{KeyHelp, explain, file_schema, keys, nearest_key};
 pub use screen::{Blend, Denominator, Restore, ScreenConfig, Select, Threshold, ThresholdWord};
-pub use train::{BestMetric, CompatConfig, Precision, TrainConfig};
+pub use train::{BestMetric, CompatConfig, TrainConfig};
 
 /// Everything that a run can be told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -49,7 +49,7 @@ pub struct Config {
     pub threads: usize,
     /// What the run does, in this order; the weights of one stage are the start of the next. Default `["gf_screen"]`.
     pub stages: Vec<String>,
-    /// Weights to start from: a run folder, a checkpoint folder or a `.safetensors` file. Default none: random weights.
+    /// Weights to start from: a run folder (its best checkpoint, else its last) or a checkpoint folder. Default none: random weights.
     pub init_from: Option<PathBuf>,
     /// Which scans, and how they are prepared.
     pub data: DataConfig,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::layers::Layers;
 use super::schema::{join, kinds, properties, schema};
-use super::{Config, ConfigError, Device, GroupKind, Loaded, Precision};
+use super::{Config, ConfigError, GroupKind, Loaded};
 
 /// For each table with several kinds (`glance.kind`): only the keys of the chosen kind stay. One that a base set for another kind is
 /// dropped; one that was set together with the kind, or after it, is a mistake.
@@ -57,10 +57,6 @@ pub(super) fn check(loaded: &Loaded) -> Result<(), ConfigError> {
         }
     }
     group(loaded)?;
-    if loaded.config.train.precision == Precision::Bf16 && loaded.config.device == Device::Cpu {
-        let message = "`train.precision` is \"bf16\" with `device = \"cpu\"`, expected \"f32\"";
-        return Err(loaded.error("train.precision", message, "needs a GPU", "set `device = \"cuda\"` or `precision = \"f32\"`"));
-    }
     part(loaded, "glance", glance.network.check(backbone.shared))?;
     part(loaded, "focus", focus.check(env.window))?;
     part(loaded, "loss", loss.dice_ce.check(2))?;

@@ -185,7 +185,6 @@ hint: `panscreen config explain focus` lists the keys",
         ("name = \"..\"", "`name` is \"..\", expected letters, digits and . _ - + = (no leading dot)"),
         ("stages = []", "`stages` is empty, expected at least one"),
         ("data.windows_hu = [[250, -175]]", "`data.windows_hu` has the window [250, -175], expected the lower HU first"),
-        ("train.precision = \"bf16\"", "`train.precision` is \"bf16\" with `device = \"cpu\"`, expected \"f32\""),
         (
             "env.group = \"volume\"\nenv.crops_per_volume = 1",
             "`env.crops_per_volume` makes groups of 1, expected 2 or more rewards to compare",

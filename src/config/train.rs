@@ -32,8 +32,6 @@ pub struct TrainConfig {
     /// time. Range 1 to 64. Default `1`.
     #[schemars(range(min = 1, max = 64))]
     pub shards: usize,
-    /// Number format of the networks. Default `"f32"`.
-    pub precision: Precision,
 }
 
 impl Default for TrainConfig {
@@ -48,7 +46,6 @@ impl Default for TrainConfig {
             patience: 0,
             log_every: 1,
             shards: 1,
-            precision: Precision::F32,
         }
     }
 }
@@ -65,14 +62,15 @@ pub enum BestMetric {
     LesionF1,
 }
 
-/// Number format of the networks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Precision {
-    /// 32 bits.
-    F32,
-    /// 16 bits with the range of 32, on a GPU only.
-    Bf16,
+impl BestMetric {
+    /// As written in a config.
+    pub fn name(self) -> &'static str {
+        match self {
+            BestMetric::LesionDice => "lesion_dice",
+            BestMetric::LesionRecall => "lesion_recall",
+            BestMetric::LesionF1 => "lesion_f1",
+        }
+    }
 }
 
 /// Oddities of the published code, all off; only `configs/parity` turns them on. Those of the objective are in `[objective.compat]`.
@@ -84,6 +82,4 @@ pub struct CompatConfig {
     /// Run the current Glance with batch statistics and the old one with running statistics: their ratio then differs from 1 even with
     /// equal weights. Matters only with `glance.norm = "batch"`. Default `false`.
     pub glance_train_mode_norm: bool,
-    /// Score Dice 1 wherever the reference is empty, whatever was predicted. Default `false`.
-    pub empty_reference_dice_one: bool,
 }

@@ -109,7 +109,7 @@ impl Store {
         if let Some(held) = self.lookup(index) {
             return Ok(held);
         }
-        let prepared = self.from_disk_or_file(&self.cases[index])?;
+        let prepared = self.make_or_read(&self.cases[index])?;
         self.keep(index, &prepared);
         Ok(prepared)
     }
@@ -139,13 +139,13 @@ impl Store {
         }
     }
 
-    fn from_disk_or_file(&self, case: &Case) -> Result<PreparedCase> {
-        let Some(dir) = &self.cache_dir else { return self.from_file(case) };
+    fn make_or_read(&self, case: &Case) -> Result<PreparedCase> {
+        let Some(dir) = &self.cache_dir else { return self.prepare_files(case) };
         let path = dir.join(format!("{}.scan", self.key(case)?));
         if let Some(prepared) = read_cached(&path, &case.name) {
             return Ok(prepared);
         }
-        let prepared = self.from_file(case)?;
+        let prepared = self.prepare_files(case)?;
         io::write_atomic(&path, &encode(&prepared)?)?;
         Ok(prepared)
     }
@@ -164,7 +164,7 @@ impl Store {
         Ok(hasher.finalize().to_hex()[..32].to_owned())
     }
 
-    fn from_file(&self, case: &Case) -> Result<PreparedCase> {
+    fn prepare_files(&self, case: &Case) -> Result<PreparedCase> {
         let volume = io::open(&case.image)?;
         let labels = case.label.as_ref().filter(|_| !case.lesion_free).map(|l| io::open_labels(l)).transpose()?;
         let prepared = prepare(volume, labels.as_ref(), &self.prepare)?;

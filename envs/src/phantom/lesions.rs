@@ -230,7 +230,7 @@ fn draw(c: &Canvas, s: &Settings, t: &Tissue, boxes: &Boxes, kind: LesionKind, r
             PleuralEffusion => rng.random_range(0.0f32..20.0),
             Covid19 => rng.random_range(-600.0f32..-350.0),
             LungNodule if rng.random_bool(0.3) => rng.random_range(-450.0f32..-250.0),
-            _ => rng.random_range(10.0f32..55.0),
+            _ => mix(s.lung_tumour_hu[0], s.lung_tumour_hu[1], rng.random()),
         };
         (hu, hu - t.lung)
     } else {

@@ -70,6 +70,8 @@ pub struct Settings {
     pub volume_sigma: f64,
     /// Smallest and largest difference in HU between a soft-tissue lesion and its organ. Lung lesions have HU of their own. Less is harder.
     pub contrast_hu: [f32; 2],
+    /// Lowest and highest HU of solid lung tumours; enhancing ones stand out from muscle too. Nodules are of their kind, at most this bright.
+    pub lung_tumour_hu: [f32; 2],
     /// Share of soft-tissue lesions that are darker than their organ, 0 to 1; cysts are then much alike. More is harder.
     pub darker_fraction: f64,
     /// Mottle inside a lesion, as a share of its contrast. More is harder.
@@ -103,11 +105,12 @@ impl Settings {
                 lesion_free_fraction: 1.0 / 3.0,
                 lesion_counts: [0.3, 0.3, 0.25, 0.15],
                 // Enhancing tumours of solid organs are what a tiny network learns in minutes; every type still occurs.
-                kind_weights: [1.5, 0.7, 0.4, 0.6, 2.0, 1.0, 1.5, 0.8, 0.6],
+                kind_weights: [1.5, 0.5, 0.1, 0.15, 2.0, 1.2, 1.5, 0.8, 0.8],
                 volume_ml: [1.0, 60.0],
                 volume_median_ml: 10.0,
                 volume_sigma: 0.7,
                 contrast_hu: [70.0, 110.0],
+                lung_tumour_hu: [170.0, 210.0],
                 darker_fraction: 0.0,
                 heterogeneity: 0.05,
                 irregularity: 0.15,
@@ -130,6 +133,7 @@ impl Settings {
                 volume_median_ml: 14.0,
                 volume_sigma: 1.6,
                 contrast_hu: [15.0, 120.0],
+                lung_tumour_hu: [10.0, 55.0],
                 darker_fraction: 0.6,
                 heterogeneity: 0.35,
                 irregularity: 0.22,

@@ -1,12 +1,12 @@
 //! Supervised losses: Dice + cross-entropy for Focus, class-balanced cross-entropy for Glance.
 
 mod balanced_ce;
-mod cell_bce;
+mod cell_loss;
 mod dice_ce;
 mod dice_ce_fused;
 
 pub use balanced_ce::balanced_ce;
-pub use cell_bce::{cell_bce, cell_targets};
+pub use cell_loss::{cell_loss, cell_targets};
 pub use dice_ce::{DiceCe, DiceCeConfig, EmptyCrops, argmax_masks, dice_ce, dice_terms};
 pub use dice_ce_fused::DiceCeBackend;
 

@@ -91,12 +91,14 @@ impl Settings {
     }
 }
 
+type OldPolicy<B> = (Glance<Inner<B>>, Focus<Inner<B>>);
+
 /// Both policies and everything that trains them.
 pub struct Learner<B: TrainBackend> {
     pub glance: Glance<B>,
     pub focus: Focus<B>,
     /// The old policy: Glance as it was at the last refresh (with Focus's encoder of that time, which a tied Glance reads through).
-    old: Option<(Glance<Inner<B>>, Focus<Inner<B>>)>,
+    old: Option<OldPolicy<B>>,
     glance_optimizer: AdamW<B>,
     focus_optimizer: AdamW<B>,
     pools: Pools,

@@ -7,7 +7,7 @@
 
 use burn::tensor::{ElementConversion, Int, Tensor, TensorData};
 use panscreen_envs::screening::{CropEnv, Grouping, Observation, Selection};
-use panscreen_policies::losses::{argmax_masks, balanced_ce, cell_bce, cell_targets, dice_ce};
+use panscreen_policies::losses::{argmax_masks, balanced_ce, cell_loss, cell_targets, dice_ce};
 use panscreen_policies::objectives::{advantages, grl, log_odds};
 
 use super::learner::{Learner, Settings};
@@ -48,7 +48,7 @@ pub fn training_step<B: TrainBackend>(
     let glance_ce = balanced_ce(z_G2.clone(), &target_G);
     let cells = logits.cells.clone().filter(|_| settings.cell_weight > 0.0).map(|cells| {
         let [_, d, h, w] = cells.dims();
-        cell_bce(cells, &cell_targets(&group.lesion, group.window, [d, h, w]), settings.cell_lesion_weight)
+        cell_loss(cells, &cell_targets(&group.lesion, group.window, [d, h, w]), settings.cell_lesion_weight)
     });
 
     // 6. Reward: what Focus found in the sub-volumes, from the very logits of this step.
@@ -68,7 +68,10 @@ pub fn training_step<B: TrainBackend>(
     let policy = grl(z_G2, &old_log_odds_G, &advantage_G, &settings.grl);
 
     // 11. Everything together.
-    let mut total = focus.total.clone() + glance_ce.clone() * settings.alpha + policy.clip_loss.clone() * settings.policy_weight + policy.kl_loss.clone();
+    let mut total = focus.total.clone()
+        + glance_ce.clone() * settings.alpha
+        + policy.clip_loss.clone() * settings.policy_weight
+        + policy.kl_loss.clone();
     if let Some(cells) = &cells {
         total = total + cells.clone() * settings.cell_weight;
     }

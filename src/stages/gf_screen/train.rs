@@ -145,7 +145,7 @@ fn steps<B: TrainBackend>(
             checkpoints.save(step, &learner.files()?, &state)?;
         }
         if better {
-            checkpoints.mark_best(&Best { step, metric: format!("{:?}", train.best_metric), value: state.best.unwrap_or(0.0) })?;
+            checkpoints.mark_best(&Best { step, metric: train.best_metric.name().into(), value: state.best.unwrap_or(0.0) })?;
         }
         if stop && !last {
             return Err(Error::Stopped { step });

@@ -1,6 +1,6 @@
 //! Supervision of Glance's cells.
 
-use burn::tensor::activation::log_sigmoid;
+use burn::tensor::activation::{log_sigmoid, sigmoid};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
@@ -26,13 +26,16 @@ pub fn cell_targets(lesion: &[u8], window: [usize; 3], cells: [usize; 3]) -> Vec
     targets
 }
 
-/// Mean binary cross-entropy of the cells' log-odds `[G, D, H, W]` against their targets; what is lesion weighs `lesion_weight` times.
-pub fn cell_bce<B: Backend>(cells: Tensor<B, 4>, targets: &[f32], lesion_weight: f64) -> Tensor<B, 1> {
+/// Mean binary cross-entropy of the cells' log-odds `[G, D, H, W]` against their targets, where lesion weighs `lesion_weight` times, plus the
+/// soft Dice loss of all cells together: few cells hold a lesion, and Dice does not mind how many do not.
+pub fn cell_loss<B: Backend>(cells: Tensor<B, 4>, targets: &[f32], lesion_weight: f64) -> Tensor<B, 1> {
     let dims = cells.dims();
     let t = Tensor::from_data(TensorData::new(targets.to_vec(), dims), &cells.device());
     let hit = log_sigmoid(cells.clone()) * t.clone() * lesion_weight;
-    let clear = log_sigmoid(cells.neg()) * (t.neg() + 1.0);
-    (hit + clear).mean().neg()
+    let clear = log_sigmoid(cells.clone().neg()) * (t.clone().neg() + 1.0);
+    let p = sigmoid(cells);
+    let dice = ((p.clone() * t.clone()).sum() * 2.0 + 1.0) / (p.sum() + t.sum() + 1.0);
+    (hit + clear).mean().neg() - dice + 1.0
 }
 
 #[cfg(test)]
@@ -50,10 +53,11 @@ mod tests {
     }
 
     #[test]
-    fn the_loss_is_the_weighted_cross_entropy() {
+    fn the_loss_is_weighted_cross_entropy_plus_dice() {
         let cells = Tensor::<Flex, 1>::from_floats([0.0, 2.0], &Default::default()).reshape([1, 1, 1, 2]);
-        let loss: f32 = cell_bce(cells, &[1.0, 0.0], 3.0).into_scalar();
-        let expected = (3.0 * 2f32.ln() + (1.0 + 2f32.exp()).ln()) / 2.0;
+        let loss: f32 = cell_loss(cells, &[1.0, 0.0], 3.0).into_scalar();
+        let p = 1.0 / (1.0 + (-2f32).exp());
+        let expected = (3.0 * 2f32.ln() + (1.0 + 2f32.exp()).ln()) / 2.0 + 1.0 - (2.0 * 0.5 + 1.0) / (0.5 + p + 1.0 + 1.0);
         assert!((loss - expected).abs() < 1e-6, "{loss} {expected}");
     }
 }
