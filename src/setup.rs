@@ -1,5 +1,6 @@
 //! From settings to the things that a run works with: cohort, split, prepared scans, environment, first weights.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use panscreen_envs::phantom;
 use panscreen_envs::rewards::{AnyOverlap, Dice, FourCell, Reward};
 use panscreen_envs::screening::{CropEnv, EnvConfig, Grouping, LesionPosition, SamplerConfig, SetReward};
 use panscreen_envs::volume::PrepareConfig;
+use rayon::prelude::*;
 
 use crate::backend::TrainBackend;
 use crate::config::{self, Config, PhantomPreset, RewardKind};
@@ -162,4 +164,15 @@ pub fn init_from<B: TrainBackend>(config: &Config, learner: &mut Learner<B>, obs
         },
     };
     learner.load_weights(&dir)
+}
+
+/// BLAKE3 of the images and labels that a run trains and validates on, by path.
+pub fn input_hashes(split: &Split) -> Result<BTreeMap<String, String>> {
+    let files: Vec<&PathBuf> =
+        split.train.iter().chain(&split.validation).flat_map(|c| std::iter::once(&c.image).chain(&c.label)).collect();
+    let hash = |path: &&PathBuf| {
+        let bytes = std::fs::read(path).map_err(|e| panscreen_envs::Error::io(path, e))?;
+        Ok((path.display().to_string(), blake3::hash(&bytes).to_hex().to_string()))
+    };
+    files.par_iter().map(hash).collect()
 }

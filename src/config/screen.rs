@@ -23,6 +23,10 @@ pub struct ScreenConfig {
     /// Share of the lesions found by Focus everywhere that must still be found on the validation scans. Range 0.01 to 1. Default `0.98`.
     #[schemars(range(min = 0.01, max = 1.0))]
     pub recall: f64,
+    /// With `threshold = "validation"`: the most windows, as a share, that the operating point may keep, even where the wanted recall would need
+    /// more (a lesion that Glance can't see at all would otherwise cost every window). Range 0.01 to 1. Default `1`.
+    #[schemars(range(min = 0.01, max = 1.0))]
+    pub most_windows: f64,
     /// Which windows Focus sees. Default `"glance"`.
     pub select: Select,
     /// Keep this share of each scan's windows, the most probable first, instead of a threshold. Range 0 to 1. Default none: the threshold decides.
@@ -53,6 +57,7 @@ impl Default for ScreenConfig {
             glance_weight: 0.0,
             threshold: Threshold::default(),
             recall: 0.98,
+            most_windows: 1.0,
             select: Select::Glance,
             keep_fraction: None,
             min_component_ml: 0.0,

@@ -23,9 +23,9 @@ impl Outcome {
         Outcome::Failed(reason.into())
     }
 
-    /// `part / whole`, not applicable for the stated reason where `whole` is 0.
+    /// `part / whole`, not applicable for the stated reason where `whole` is 0. Never -0, which an empty sum is.
     pub fn ratio(part: f64, whole: f64, if_zero: &str) -> Self {
-        if whole == 0.0 { Self::not_applicable(if_zero) } else { Outcome::Value(part / whole) }
+        if whole == 0.0 { Self::not_applicable(if_zero) } else { Outcome::Value(part / whole + 0.0) }
     }
 
     pub fn value(&self) -> Option<f64> {

@@ -26,7 +26,7 @@ pub struct State {
     pub env: EnvState,
     /// Validations since the best.
     pub without_better: usize,
-    pub best: Option<f64>,
+    pub best: Option<Best>,
     /// `None` before the first validation.
     pub operating_point: Option<OperatingPoint>,
     /// The training ended early: `train.patience` ran out.
@@ -41,6 +41,8 @@ pub fn train<B: TrainBackend>(run: &mut Run<B>) -> Result<Artifacts> {
     let training = Arc::new(setup::store(config, split.train.clone(), &*run.observer)?);
     let validation = setup::store(config, split.validation.clone(), &*run.observer)?;
     run.observer.finish();
+    run.folder.manifest.inputs = setup::input_hashes(&split)?;
+    run.folder.save_manifest()?;
     let env = setup::environment(config, training)?;
 
     let mut learner = Learner::<B>::new(config, &run.device)?;
@@ -53,6 +55,10 @@ pub fn train<B: TrainBackend>(run: &mut Run<B>) -> Result<Artifacts> {
         learner.restore(checkpoint)?;
         state = serde_json::from_value(checkpoint.state.clone()).map_err(|e| Error::Usage(format!("checkpoint state: {e}")))?;
         run.folder.continue_from(learner.step)?;
+        // A kill between saving the best checkpoint and marking it.
+        if let Some(best) = state.best.as_ref().filter(|b| b.step == learner.step) {
+            checkpoints.mark_best(best)?;
+        }
     }
     let resumed_at = resumed.map(|c| c.step);
     let mut log = MetricsLog::open(&run.folder.metrics_path(), Some(&run.folder.tensorboard_dir()), resumed_at, run.observer.clone())?;
@@ -126,9 +132,11 @@ fn steps<B: TrainBackend>(
             let seen = look(&screener(learner, run.config), validation, run.config)?;
             let result = validate(&seen, run.config)?;
             let value = result.best_metric(train.best_metric);
-            better = state.best.is_none_or(|b| value > b);
+            better = state.best.as_ref().is_none_or(|b| value > b.value);
             state.without_better = if better { 0 } else { state.without_better + 1 };
-            state.best = Some(state.best.map_or(value, |b| b.max(value)));
+            if better {
+                state.best = Some(Best { step, metric: train.best_metric.name().into(), value });
+            }
             state.operating_point = Some(result.operating_point);
             state.finished = train.patience > 0 && state.without_better >= train.patience;
             run.observer.message(&sentence(step, &result));
@@ -144,8 +152,8 @@ fn steps<B: TrainBackend>(
             let state = serde_json::to_value(&*state).map_err(|e| Error::Usage(e.to_string()))?;
             checkpoints.save(step, &learner.files()?, &state)?;
         }
-        if better {
-            checkpoints.mark_best(&Best { step, metric: train.best_metric.name().into(), value: state.best.unwrap_or(0.0) })?;
+        if let Some(best) = state.best.as_ref().filter(|_| better) {
+            checkpoints.mark_best(best)?;
         }
         if stop && !last {
             return Err(Error::Stopped { step });

@@ -106,18 +106,25 @@ pub fn look<B: InferBackend>(screener: &Screener<B>, store: &Store, config: &Con
         .collect()
 }
 
-/// Screen with Focus everywhere and with Glance and Focus, on the prepared grid, and find the operating point.
+/// Screen with Focus everywhere and with Glance and Focus, on the prepared grid, and find the operating point: the fewest windows with the
+/// wanted recall; where that needs more than `screen.most_windows`, the best recall within them.
 pub fn validate(seen: &[Seen], config: &Config) -> Result<Validation> {
     let (everywhere, _) = judge_all(seen, Choice::All, config)?;
     if let Threshold::Fixed(t) = config.screen.threshold {
         let (glance_focus, point) = at(seen, &everywhere, t as f32, config)?;
         return Ok(Validation { glance_focus, everywhere, operating_point: OperatingPoint { scans: 0, lesions: 0, ..point } });
     }
-    let mut chosen = None;
+    let mut chosen: Option<(Summary, OperatingPoint)> = None;
     for threshold in candidates(seen) {
         let measured = at(seen, &everywhere, threshold, config)?;
+        let better = chosen.as_ref().is_none_or(|c| measured.1.relative_recall >= c.1.relative_recall);
+        if chosen.is_some() && measured.1.windows_kept > config.screen.most_windows {
+            break;
+        }
         let enough = measured.1.relative_recall >= config.screen.recall;
-        chosen = Some(measured);
+        if better {
+            chosen = Some(measured);
+        }
         if enough {
             break;
         }
