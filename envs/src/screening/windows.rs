@@ -64,7 +64,9 @@ mod tests {
     use super::*;
     use crate::golden;
 
-    fn check(cases: &serde_json::Value, tiling: fn([usize; 3], [usize; 3], f64) -> Vec<[usize; 3]>) {
+    type Tiling = fn([usize; 3], [usize; 3], f64) -> Vec<[usize; 3]>;
+
+    fn check(cases: &serde_json::Value, tiling: Tiling) {
         for case in cases.as_array().unwrap() {
             let shape = golden::usize3(case.get("padded").unwrap_or(&case["shape"]));
             let starts = tiling(shape, golden::usize3(&case["roi"]), case["overlap"].as_f64().unwrap());
