@@ -90,18 +90,18 @@ pub fn page(m: &Material) -> String {
         ]
     });
     page.section("Two ways to screen").table(&Table {
-        caption: "Held-out scans; Dice and NSD over scans with lesions, recall and precision over lesions",
+        caption: "Held-out scans. Dice and NSD over scans with lesions, recall and precision over lesions, sensitivity and specificity over scans",
         columns: &[
             "way",
-            "lesion Dice",
+            "Dice",
             "NSD 2 mm",
-            "lesion recall",
-            "lesion precision",
-            "scan sensitivity",
-            "scan specificity",
-            "FP per healthy scan",
+            "recall",
+            "precision",
+            "sensitivity",
+            "specificity",
+            "FP / healthy scan",
             "windows",
-            "seconds per scan",
+            "s / scan",
         ],
         rows: rows.into(),
     });
