@@ -16,7 +16,7 @@ panscreen=target/release/panscreen
 $panscreen train configs/sarcoma.toml "data.root=$data" --out "$work/run"
 
 # A mask is named after its scan, and judged by the reference of the same name.
-mkdir -p "$work/reference"
+mkdir -p "$work/reference" docs/results
 scans=()
 for case in "${tests[@]}"; do
     scans+=("$data/${case}_CT_image.nii.gz")

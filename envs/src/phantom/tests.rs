@@ -190,10 +190,10 @@ fn cysts_are_dark_places_in_organs_and_never_labelled() {
     assert!(many > none + 20, "{none} dark liver voxels without cysts, {many} with");
 }
 
-/// About 8 and 14 mL over all types: nodules are smaller, effusions larger than the setting, which allows for it.
+/// About 12 (the demo's lesions are large, for networks of minutes) and 14 mL over all types: nodules are smaller, effusions larger than the setting, which allows for it.
 #[test]
 fn volumes_have_the_wanted_median() {
-    for (preset, low, high) in [(Preset::Demo, 6.0, 10.5), (Preset::Standard, 9.0, 20.0)] {
+    for (preset, low, high) in [(Preset::Demo, 9.0, 15.0), (Preset::Standard, 9.0, 20.0)] {
         let settings = Settings { shape: [64, 64, 50], spacing_mm: [7.0, 6.0, 6.0], ..Settings::preset(preset) };
         let settings = if preset == Preset::Demo { demo() } else { settings };
         let mut volumes: Vec<f64> = (0..90).flat_map(|i| generate(&settings, 8, i).findings).map(|l| l.volume_ml).collect();
