@@ -393,30 +393,4 @@ mod tests {
         }
         assert_eq!(DiceCeConfig::default().check(2), Ok(()));
     }
-
-    #[test]
-    #[ignore = "prints times: cargo test --release -p panscreen-policies dice_ce_speed -- --ignored --nocapture"]
-    fn dice_ce_speed() {
-        let shape = [16, 2, 24, 24, 16];
-        let voxels = 24 * 24 * 16;
-        let z: Vec<f64> = (0..32 * voxels).map(|i| ((i * 7919) % 1000) as f64 / 125.0 - 4.0).collect();
-        let y: Vec<f64> = (0..16 * voxels).map(|i| f64::from(i < 4 * voxels && i % 29 == 0)).collect();
-        let (z, y) = (logits(&z, shape, DType::F32), target(&y, shape));
-        let config = DiceCeConfig::default();
-        let mut best = [f64::INFINITY; 2];
-        for _ in 0..30 {
-            for (i, best) in best.iter_mut().enumerate() {
-                let start = std::time::Instant::now();
-                let total = if i == 0 {
-                    dice_ce(z.clone(), y.clone(), &config).total
-                } else {
-                    let (dice, ce) = reference(z.clone(), y.clone(), &config);
-                    dice + ce
-                };
-                std::hint::black_box(z.grad(&total.backward()));
-                *best = best.min(start.elapsed().as_secs_f64() * 1e3);
-            }
-        }
-        eprintln!("[16, 2, 24, 24, 16] forward + backward: fused {:.2} ms, tensor operations {:.2} ms", best[0], best[1]);
-    }
 }
