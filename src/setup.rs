@@ -65,7 +65,11 @@ pub fn cohort(config: &Config, root: &Path) -> Result<CohortList> {
         Folder { image_suffix: data.image_suffix.clone(), label_suffix: data.label_suffix.clone(), patient_parts: data.patient_parts };
     let listed = data.list.clone().map(|l| root.join(l)).or_else(|| Some(root.join("dataset.json")).filter(|p| p.exists()));
     let mut list = match listed {
-        Some(path) if path.is_file() => read_list(&path, Some(root), &folder, false)?,
+        Some(path) if path.is_file() => {
+            let list = read_list(&path, Some(root), &folder, false)?;
+            // nnU-Net's `dataset.json` names classes, and the cases are what lies in the folder.
+            if list.is_empty() { CohortList { classes: list.classes, ..read_folder(root, &folder)? } } else { list }
+        }
         Some(path) if path.is_dir() => read_folder(&path, &folder)?,
         Some(path) => return Err(panscreen_envs::Error::io(&path, std::io::ErrorKind::NotFound.into()).into()),
         None => read_folder(root, &folder)?,
@@ -175,4 +179,30 @@ pub fn input_hashes(split: &Split) -> Result<BTreeMap<String, String>> {
         Ok((path.display().to_string(), blake3::hash(&bytes).to_hex().to_string()))
     };
     files.par_iter().map(hash).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nnunet_raw_data_lists_its_cases_by_lying_there() {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, text) in [
+            (
+                "dataset.json",
+                r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0, "tumour": 1}, "numTraining": 1, "file_ending": ".nii.gz"}"#,
+            ),
+            ("imagesTr/a_0000.nii.gz", ""),
+            ("labelsTr/a.nii.gz", ""),
+            ("imagesTs/b_0000.nii.gz", ""),
+        ] {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let list = cohort(&Config::default(), dir.path()).unwrap();
+        assert_eq!(list.training.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["a"]);
+        assert_eq!((list.test[0].name.as_str(), list.classes[&1].as_str()), ("b", "tumour"));
+    }
 }

@@ -12,7 +12,7 @@ pub struct DataConfig {
     /// Folder of the cohort; a relative path counts from the working directory. Default none: the run must be given `data.root=PATH`.
     pub root: Option<PathBuf>,
     /// The list of cases: a Decathlon `dataset.json`, a published JSON list, or a folder of `*_0000.nii.gz`, relative to `data.root`.
-    /// Default none: `dataset.json` in the root if there is one, else the root as a folder.
+    /// Default none: `dataset.json` in the root if it lists cases, else the root as a folder.
     pub list: Option<PathBuf>,
     /// How image files of a folder end; the rest of the file name is the case. Default `"_0000.nii.gz"` (FLARE, nnU-Net).
     pub image_suffix: String,

@@ -71,7 +71,7 @@ impl fmt::Display for Evaluation {
         writeln!(f, "lesion recall             {} ({} of {} lesions)", number(&l.recall), l.hits, l.lesions)?;
         writeln!(f, "lesion precision          {} ({} of {} findings)", number(&l.precision), l.findings - l.false_positives, l.findings)?;
         let per_scan = number(&l.false_positives_per_healthy_scan);
-        write!(f, "false positives           {per_scan} per lesion-free scan ({} scans), {} in all", l.healthy_scans, l.false_positives)?;
+        write!(f, "false positives           {} in all; a lesion-free scan: {per_scan} ({} scans)", l.false_positives, l.healthy_scans)?;
         if !self.without_reference.is_empty() {
             write!(f, "\npredictions that no reference asks for: {}", self.without_reference.join(", "))?;
         }

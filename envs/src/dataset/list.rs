@@ -31,6 +31,13 @@ pub struct CohortList {
     pub classes: ClassTable,
 }
 
+impl CohortList {
+    /// Whether no part lists a case.
+    pub fn is_empty(&self) -> bool {
+        self.training.is_empty() && self.validation.is_empty() && self.test.is_empty()
+    }
+}
+
 /// How images and labels are named in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder {

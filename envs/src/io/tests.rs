@@ -3,17 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::golden::shared;
 use crate::volume::Affine;
-
-/// A folder beside the repository that holds real and broken files; tests that need it say so when it is absent.
-fn shared(part: &str) -> Option<PathBuf> {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")).join(part);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("SKIPPED: ../shared/{part} not present");
-    None
-}
 
 fn close(a: &Affine, b: &Affine, tolerance: f64) -> bool {
     a.as_flattened().iter().zip(b.as_flattened()).all(|(a, b)| (a - b).abs() <= tolerance)

@@ -1,22 +1,12 @@
 //! The preprocessing chain and its inverse against MONAI's numbers (`../shared/golden/preprocess_*.json`), stage by stage, on real scans.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::Value;
 use sha2::Digest;
 
 use super::orientation::permute;
 use super::resample::{Taps, gather, nearest, resample_planes, resampled_len};
 use super::*;
-
-fn shared(part: &str) -> Option<PathBuf> {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")).join(part);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("SKIPPED: ../shared/{part} not present");
-    None
-}
+use crate::golden::shared;
 
 /// One golden case: MONAI's stages by name, the scan and the mask (label > 0).
 struct Case {

@@ -1,15 +1,7 @@
 //! AdamW with PyTorch's arithmetic.
 
-use super::{
-    Error,
-    state::{Rule, Slots, State},
-};
-use burn::module::AutodiffModule;
-use burn::optim::GradientsParams;
-use burn::tensor::{
-    Tensor,
-    backend::{AutodiffBackend, Backend},
-};
+use super::state::{Optimizer, Rule, Slots};
+use burn::tensor::{Tensor, backend::Backend};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -47,35 +39,8 @@ impl AdamWConfig {
     }
 }
 
-/// The optimiser with its running means, on the device of the parameters.
-#[derive(Clone, Debug)]
-pub struct AdamW<B: AutodiffBackend> {
-    config: AdamWConfig,
-    state: State<B::InnerBackend, 2>,
-}
-
-impl<B: AutodiffBackend> AdamW<B> {
-    /// An optimiser that has taken no step.
-    pub fn new(config: AdamWConfig) -> Self {
-        Self { config, state: State::new() }
-    }
-
-    /// One step. A parameter without a gradient keeps its value and its state, as in PyTorch.
-    pub fn step<M: AutodiffModule<B>>(&mut self, module: M, grads: GradientsParams, lr: f64) -> M {
-        self.state.step(&self.config, module, grads, lr)
-    }
-
-    /// The running means and step counts as a safetensors file.
-    pub fn state_bytes(&self) -> Vec<u8> {
-        self.state.to_bytes::<AdamWConfig>()
-    }
-
-    /// Takes over the state written by [`Self::state_bytes`] for a module of the same structure; on an error nothing changes.
-    pub fn load_state<M: AutodiffModule<B>>(&mut self, bytes: &[u8], module: &M, device: &B::Device) -> Result<(), Error> {
-        self.state = State::from_bytes::<AdamWConfig, M, B>(bytes, module, device)?;
-        Ok(())
-    }
-}
+/// AdamW with its running means.
+pub type AdamW<B> = Optimizer<B, AdamWConfig, 2>;
 
 impl Rule<2> for AdamWConfig {
     const NAME: &'static str = "adamw";

@@ -1,15 +1,7 @@
 //! Stochastic gradient descent with PyTorch's arithmetic, nnU-Net's optimiser.
 
-use super::{
-    Error,
-    state::{Rule, Slots, State},
-};
-use burn::module::AutodiffModule;
-use burn::optim::GradientsParams;
-use burn::tensor::{
-    Tensor,
-    backend::{AutodiffBackend, Backend},
-};
+use super::state::{Optimizer, Rule, Slots};
+use burn::tensor::{Tensor, backend::Backend};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -44,35 +36,8 @@ impl SgdConfig {
     }
 }
 
-/// The optimiser with its momentum, on the device of the parameters.
-#[derive(Clone, Debug)]
-pub struct Sgd<B: AutodiffBackend> {
-    config: SgdConfig,
-    state: State<B::InnerBackend, 1>,
-}
-
-impl<B: AutodiffBackend> Sgd<B> {
-    /// An optimiser that has taken no step.
-    pub fn new(config: SgdConfig) -> Self {
-        Self { config, state: State::new() }
-    }
-
-    /// One step. A parameter without a gradient keeps its value and its state, as in PyTorch.
-    pub fn step<M: AutodiffModule<B>>(&mut self, module: M, grads: GradientsParams, lr: f64) -> M {
-        self.state.step(&self.config, module, grads, lr)
-    }
-
-    /// The momentum and step counts as a safetensors file.
-    pub fn state_bytes(&self) -> Vec<u8> {
-        self.state.to_bytes::<SgdConfig>()
-    }
-
-    /// Takes over the state written by [`Self::state_bytes`] for a module of the same structure; on an error nothing changes.
-    pub fn load_state<M: AutodiffModule<B>>(&mut self, bytes: &[u8], module: &M, device: &B::Device) -> Result<(), Error> {
-        self.state = State::from_bytes::<SgdConfig, M, B>(bytes, module, device)?;
-        Ok(())
-    }
-}
+/// SGD with its momentum.
+pub type Sgd<B> = Optimizer<B, SgdConfig, 1>;
 
 impl Rule<1> for SgdConfig {
     const NAME: &'static str = "sgd";

@@ -15,18 +15,48 @@ use std::collections::{BTreeMap, HashMap};
 
 /// State of one parameter: how many steps it took, and `SLOTS` tensors of its size, flat.
 #[derive(Clone, Debug)]
-pub(super) struct Slots<B: Backend, const SLOTS: usize> {
+pub struct Slots<B: Backend, const SLOTS: usize> {
     pub step: u64,
     pub tensors: [Tensor<B, 1>; SLOTS],
 }
 
 /// The rule of one optimiser.
-pub(super) trait Rule<const SLOTS: usize> {
+pub trait Rule<const SLOTS: usize> {
     const NAME: &'static str;
     const SLOT_NAMES: [&'static str; SLOTS];
 
     /// New value of a flat parameter. `slots` are zeros and `step` 0 before a parameter's first step.
     fn update<B: Backend>(&self, lr: f64, weight: Tensor<B, 1>, grad: Tensor<B, 1>, slots: &mut Slots<B, SLOTS>) -> Tensor<B, 1>;
+}
+
+/// An optimiser: its rule, and the state of every parameter, on the device of the parameters.
+#[derive(Clone, Debug)]
+pub struct Optimizer<B: AutodiffBackend, R, const SLOTS: usize> {
+    rule: R,
+    state: State<B::InnerBackend, SLOTS>,
+}
+
+impl<B: AutodiffBackend, R: Rule<SLOTS>, const SLOTS: usize> Optimizer<B, R, SLOTS> {
+    /// An optimiser that has taken no step.
+    pub fn new(rule: R) -> Self {
+        Self { rule, state: State::new() }
+    }
+
+    /// One step. A parameter without a gradient keeps its value and its state, as in PyTorch. The learning rate comes from the schedule.
+    pub fn step<M: AutodiffModule<B>>(&mut self, module: M, grads: GradientsParams, lr: f64) -> M {
+        self.state.step(&self.rule, module, grads, lr)
+    }
+
+    /// Running means and step counts as a safetensors file.
+    pub fn state_bytes(&self) -> Vec<u8> {
+        self.state.to_bytes::<R>()
+    }
+
+    /// Takes over the state written by [`Self::state_bytes`] for a module of the same structure; on an error nothing changes.
+    pub fn load_state<M: AutodiffModule<B>>(&mut self, bytes: &[u8], module: &M, device: &B::Device) -> Result<(), Error> {
+        self.state = State::from_bytes::<R, M, B>(bytes, module, device)?;
+        Ok(())
+    }
 }
 
 /// State of all parameters by path.

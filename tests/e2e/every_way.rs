@@ -1,0 +1,46 @@
+//! Each choice of the system trains to its end, is validated, and screens.
+
+use crate::support::World;
+
+const PARITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/parity/gf_screen.toml");
+
+#[test]
+fn every_choice_trains_to_an_end_and_screens() {
+    let world = World::new();
+    let tiny = "tiny.toml";
+    // The published choices on networks, windows and lengths that fit a test.
+    let small = [
+        "data.root=data",
+        "data.cache_dir=cache",
+        "data.lesion_free_lists=[]",
+        "env.window=[32, 32, 16]",
+        "data.spacing_mm=[5, 5, 5]",
+        "env.volumes_per_batch=2",
+        "env.crops_per_volume=2",
+        "glance.widths=[4, 4, 8, 8]",
+        "glance.stem_kernel=3",
+        "focus.widths=[4, 8]",
+        "focus.blocks=[1, 1]",
+        "optim.focus.schedule.warmup_steps=2",
+        "train.steps=6",
+        "train.steps_per_epoch=3",
+        "screen.overlap=0.5",
+    ];
+    for (name, config, overrides) in [
+        ("dice", tiny, &["env.reward=dice"][..]),
+        ("four_cell", tiny, &["env.reward=four_cell", "env.group=volume"]),
+        ("masks", tiny, &["env.group=masks", "objective.masks=4"]),
+        ("cells", tiny, &["glance.pooling=cells", "loss.cell_weight=30"]),
+        ("encoder", tiny, &["glance={ kind = \"encoder\" }"]),
+        ("init", tiny, &["glance={ kind = \"encoder\" }", "backbone.shared=init"]),
+        ("tied", tiny, &["glance={ kind = \"encoder\" }", "backbone.shared=tied"]),
+        ("published", PARITY, &small),
+    ] {
+        let trained = world.json(0, &[&["train", config, "--quiet", "--out", name], overrides].concat());
+        assert!(trained["best"]["step"].is_u64() && trained["operating_point"]["threshold"].is_number(), "{name}: {trained}");
+        let out = format!("{name}-out");
+        let screened =
+            world.json(0, &["screen", "data/imagesTr/phantom_0005_0000.nii.gz", "--model", name, "--out", &out, "--quiet", "--no-preview"]);
+        assert_eq!(screened["screened"], 1, "{name}: {screened}");
+    }
+}
