@@ -16,6 +16,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use atomic::write_atomic;
+pub use dicom::{SeriesInfo, series_in};
 pub use nifti::{write_labels, write_probability, write_volume};
 pub use opened::{Opened, Warning};
 
@@ -30,14 +31,15 @@ pub struct StoredHeader {
     pub big_endian: bool,
 }
 
-/// Read a scan in HU: a file, or a folder that holds one DICOM series. The format is told by content, never by name.
+/// Read a scan in HU: a file, or a folder that holds one DICOM series (`FOLDER#UID` for one of several: see [`series_in`]). The format is told by
+/// content, never by name.
 pub fn open(path: &Path) -> Result<Volume> {
     Ok(read(path)?.item)
 }
 
 /// As [`open`], with what is odd about the file.
 pub fn read(path: &Path) -> Result<Opened<Volume>> {
-    if path.is_dir() {
+    if path.is_dir() || dicom::names_series(path) {
         return dicom::read_volume(path);
     }
     let mut source = Source::open(path)?;
@@ -68,10 +70,13 @@ pub fn read_labels(path: &Path, scan: Option<&Geometry>) -> Result<Opened<Labels
 
 /// Read only where a scan lies: its shape, affine and stored header. No voxel is read.
 pub fn open_header(path: &Path) -> Result<Geometry> {
+    if path.is_dir() || dicom::names_series(path) {
+        return dicom::read_geometry(path);
+    }
     let mut source = Source::open(path)?;
     match sniff(&mut source)? {
         Format::Nifti1(head) => Ok(header::Layout::parse(path, &head)?.geometry),
-        Format::Dicom => Ok(dicom::read_volume(path)?.item.geometry),
+        Format::Dicom => dicom::read_geometry(path),
         Format::Nrrd => Ok(nrrd::read_volume(source)?.item.geometry),
     }
 }
