@@ -151,8 +151,12 @@ impl Content {
             None => Encoding::IMPLICIT,
         };
         let end = if self.unpacked { self.bytes.len() as u64 } else { self.len };
-        // Fewer bytes than an element has are padding.
-        while at as u64 + 8 <= end {
+        while (at as u64) < end {
+            let rest = self.bytes.get(at..).unwrap_or_default();
+            // A few zeros at the end are padding.
+            if end - at as u64 == rest.len() as u64 && rest.len() < 8 && rest.iter().all(|&b| b == 0) {
+                break;
+            }
             let head = head_at(&self.bytes, at, self.encoding)?;
             if matches!(head.tag, tags::PIXEL_DATA | tags::FLOAT_PIXEL_DATA | tags::DOUBLE_PIXEL_DATA) {
                 self.pixels = Some(head);

@@ -124,6 +124,9 @@ pub fn classify(content: Content) -> Result<Kind> {
         _ if modality == "RTSTRUCT" => return Ok(Kind::Contours(content)),
         "1.2.840.10008.1.3.10" => "a DICOMDIR".into(),
         _ if modality == "RTDOSE" => "a dose grid (RTDOSE)".into(),
+        _ if content.pixels.is_none() && content.find(tags::ROWS).is_some() => {
+            return Err(missing(&content.path, tags::PIXEL_DATA, "pixel data"));
+        }
         _ if content.pixels.is_none() => format!("no image ({})", if modality.is_empty() { "no modality" } else { &modality }),
         _ if content.text(tags::IMAGE_TYPE).split('\\').any(|part| part == "LOCALIZER") => "a localizer".into(),
         _ if content.u16(tags::SAMPLES_PER_PIXEL).unwrap_or(1) != 1 => "a colour image".into(),

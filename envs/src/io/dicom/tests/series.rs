@@ -1,7 +1,7 @@
 //! Rules of series: order, rescaling, padding, doubles, holes, steps, tilt, several series, frames.
 
 use super::super::tags::*;
-use super::writer::{COLUMNS, Dcm, ROWS, ds};
+use super::writer::{Dcm, NX, NY, ds};
 use super::*;
 
 #[test]
@@ -13,9 +13,9 @@ fn slices_are_ordered_by_position_and_lie_where_they_say() {
     assert!(opened.warnings.is_empty(), "{:?}", opened.warnings);
     assert_eq!((opened.format, opened.dtype.as_str()), ("DICOM", "int16"));
     let volume = opened.item;
-    assert_eq!(volume.geometry.shape, [COLUMNS, ROWS, 5]);
+    assert_eq!(volume.geometry.shape, [NX, NY, 5]);
     for (i, j, k) in [(0, 0, 0), (3, 2, 4), (1, 2, 3)] {
-        assert_eq!(at(&volume, i, j, k), (200 * k + j * COLUMNS + i) as f32);
+        assert_eq!(at(&volume, i, j, k), (200 * k + j * NX + i) as f32);
     }
     // Distance of rows comes first in the file (0.5); left and posterior turn to right and anterior.
     assert_eq!(volume.geometry.affine, [[-0.25, 0.0, 0.0, -10.0], [0.0, -0.5, 0.0, 20.0], [0.0, 0.0, 2.0, 0.0]]);
@@ -46,7 +46,7 @@ fn every_orientation_puts_a_voxel_where_its_slice_says() {
 
 #[test]
 fn numbers_become_hu_without_wrapping() {
-    let words = |w: u16| vec![w; COLUMNS * ROWS];
+    let words = |w: u16| vec![w; NX * NY];
     // Stored word, bits allocated and stored, high bit, signed, slope, intercept, HU.
     for (word, stored, high, signed, slope, intercept, want) in [
         (0x8000u16, 16, 15, 1, "1", "-1024", -33792.0),
@@ -61,23 +61,25 @@ fn numbers_become_hu_without_wrapping() {
         (0x1234, 12, 15, 0, "1", "0", 291.0),
         (40000, 16, 15, 0, "0.1", "-1000", 3000.0),
     ] {
-        let slice = CtSlice::at(0.0, 0).words(&words(word)).with(BITS_STORED, stored).with(HIGH_BIT, high).with(PIXEL_REPRESENTATION, signed);
+        let slice =
+            CtSlice::at(0.0, 0).words(&words(word)).with(BITS_STORED, stored).with(HIGH_BIT, high).with(PIXEL_REPRESENTATION, signed);
         let slice = slice.with(RESCALE_SLOPE, slope).with(RESCALE_INTERCEPT, intercept);
         assert_eq!(read_one(&slice).unwrap().item.data[0], want, "{word:#x}");
     }
     let bytes = CtSlice::at(0.0, 0).with(BITS_ALLOCATED, 8).with(BITS_STORED, 8).with(HIGH_BIT, 7);
-    let bytes = bytes.with(PIXEL_DATA, vec![200u8; COLUMNS * ROWS]);
+    let bytes = bytes.with(PIXEL_DATA, vec![200u8; NX * NY]);
     assert_eq!(read_one(&bytes.clone().with(PIXEL_REPRESENTATION, 0)).unwrap().item.data[0], 200.0);
     assert_eq!(read_one(&bytes).unwrap().item.data[0], -56.0);
     let wide = CtSlice::at(0.0, 0).with(BITS_ALLOCATED, 32).with(BITS_STORED, 32).with(HIGH_BIT, 31);
-    let wide = wide.with(PIXEL_DATA, (-70000i32).to_le_bytes().repeat(COLUMNS * ROWS));
+    let wide = wide.with(PIXEL_DATA, (-70000i32).to_le_bytes().repeat(NX * NY));
     assert_eq!(read_one(&wide).unwrap().item.data[5], -70000.0);
 }
 
 #[test]
 fn each_slice_has_its_own_rescaling() {
-    let slices: Vec<CtSlice> =
-        (0..3).map(|k| CtSlice::at(2.0 * k as f64, 0).with(RESCALE_INTERCEPT, format!("{}", -1000 * k)).with(RESCALE_SLOPE, format!("{}", k + 1))).collect();
+    let slices: Vec<CtSlice> = (0..3)
+        .map(|k| CtSlice::at(2.0 * k as f64, 0).with(RESCALE_INTERCEPT, format!("{}", -1000 * k)).with(RESCALE_SLOPE, format!("{}", k + 1)))
+        .collect();
     let volume = read_volume(folder(&slices).path()).unwrap().item;
     assert_eq!([0, 1, 2].map(|k| at(&volume, 1, 1, k)), [5.0, -990.0, -1985.0]);
 }
@@ -142,7 +144,7 @@ fn holes_are_refused_and_named() {
 fn small_unevenness_is_named_and_large_is_resampled_at_the_true_positions() {
     // HU equal to the height, so that the resampled volume is known everywhere.
     let series = |heights: &[f64]| {
-        let slice = |&z: &f64| CtSlice::at(z, 0).words(&[(z * 100.0).round() as u16; COLUMNS * ROWS]).with(RESCALE_SLOPE, "0.01");
+        let slice = |&z: &f64| CtSlice::at(z, 0).words(&[(z * 100.0).round() as u16; NX * NY]).with(RESCALE_SLOPE, "0.01");
         read_volume(folder(&heights.iter().map(slice).collect::<Vec<_>>()).path()).unwrap()
     };
     let rounded = series(&[0.0, 2.001, 4.0, 5.999]);
@@ -176,7 +178,7 @@ fn steps_that_change_with_the_thickness_are_no_holes() {
 fn a_tilted_gantry_is_put_upright() {
     // Slices tilted by about 14 degrees about the x axis (0.97, 0.24), moved along z: HU is the world's y in tenths of a millimetre.
     let (c, s) = (0.97, (1f64 - 0.97 * 0.97).sqrt());
-    let (columns, rows) = (COLUMNS, 40);
+    let (columns, rows) = (NX, 40);
     let slice = |k: usize| {
         let position = [0.0, 5.0, 4.0 * k as f64];
         let y = |j: usize| position[1] + 0.5 * j as f64 * c;
@@ -199,12 +201,10 @@ fn a_tilted_gantry_is_put_upright() {
     for j in 0..g.shape[1] {
         for k in 0..g.shape[2] {
             let hu = at(&opened.item, 1, j, k) as f64;
-            // Between tilted slices the first and last rows meet air.
-            let inside = (0..k + 2).rev().take(3).all(|m| {
-                let first = m as f64 * 4.0 * s / 0.5;
-                j as f64 > first + 1.0 && (j as f64) < first + rows as f64 - 2.0
-            });
-            if hu > -1000.0 && inside {
+            // Each plane is a slice, shifted along y; its first row lies where the plane's air ends.
+            let first = g.shape[1] as f64 - rows as f64 - k as f64 * 4.0 * s / 0.5;
+            let inside = (first + 1.0..first + rows as f64 - 2.0).contains(&(j as f64));
+            if inside {
                 let y = -g.world([1.0, j as f64, k as f64])[1];
                 (seen, most) = (seen + 1, most.max((hu - y * 10.0).abs()));
             }
@@ -220,7 +220,7 @@ fn several_series_are_told_apart_and_each_can_be_named() {
     slices.extend((0..2).map(|k| of("1.2.4", 2.0 * k as f64, 50).with(SERIES_DESCRIPTION, "Lung")));
     // One series with two orientations.
     let turned = [1.0, 0.0, 0.0, 0.0, 0.0, -1.0];
-    slices.push(of("1.2.4", 0.0, 70).with(IMAGE_ORIENTATION, ds(&turned)));
+    slices.push(of("1.2.4", 0.0, 70).with(SERIES_DESCRIPTION, "Lung").with(IMAGE_ORIENTATION, ds(&turned)));
     let dir = folder(&slices);
     let names: Vec<String> = series_in(dir.path()).unwrap().iter().map(|s| s.path.display().to_string()).collect();
     let name = |suffix: &str| format!("{}#{suffix}", dir.path().display());
@@ -232,7 +232,7 @@ fn several_series_are_told_apart_and_each_can_be_named() {
     }
     assert_refused(crate::io::open(Path::new(&name("9.9"))), &["3 series", "a series 9.9"]);
     let info = &series_in(dir.path()).unwrap()[0];
-    assert_eq!((info.images, info.matrix, info.orientation, info.pixel_mm), (3, [COLUMNS, ROWS], "axial", [0.25, 0.5]));
+    assert_eq!((info.images, info.matrix, info.orientation, info.pixel_mm), (3, [NX, NY], "axial", [0.25, 0.5]));
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn what_is_no_slice_is_left_aside() {
 #[test]
 fn one_slice_alone_is_read_with_a_word() {
     let opened = read_one(&CtSlice::at(5.0, 1)).unwrap();
-    assert_eq!(opened.item.geometry.shape, [COLUMNS, ROWS, 1]);
+    assert_eq!(opened.item.geometry.shape, [NX, NY, 1]);
     assert_eq!(opened.item.geometry.spacing_mm(), [0.25, 0.5, 2.0]);
     assert!(warned(&opened.warnings, "a single slice") && opened.warnings[0].action.contains("give the folder (/"));
 }
@@ -264,7 +264,7 @@ fn one_slice_alone_is_read_with_a_word() {
 #[test]
 fn frames_of_an_enhanced_ct_are_slices() {
     let heights = [4.0, 0.0, 2.0];
-    let pixels: Vec<u8> = (0..3i16).flat_map(|f| (0..(COLUMNS * ROWS) as i16).flat_map(move |i| (100 * f + i).to_le_bytes())).collect();
+    let pixels: Vec<u8> = (0..3i16).flat_map(|f| (0..(NX * NY) as i16).flat_map(move |i| (100 * f + i).to_le_bytes())).collect();
     let item = |tag, value: super::writer::Value| vec![Dcm::new("").with(tag, value)];
     let frame = |f: usize| {
         let transform = Dcm::new("").with(RESCALE_SLOPE, "1").with(RESCALE_INTERCEPT, format!("{}", -1000 * f as i32));
@@ -283,7 +283,7 @@ fn frames_of_an_enhanced_ct_are_slices() {
     let flat = slice.clone();
     let slice = slice.with(SHARED_FUNCTIONAL_GROUPS, vec![shared]).with(PER_FRAME_FUNCTIONAL_GROUPS, (0..3).map(frame).collect::<Vec<_>>());
     let volume = read_one(&slice).unwrap().item;
-    assert_eq!(volume.geometry.shape, [COLUMNS, ROWS, 3]);
+    assert_eq!(volume.geometry.shape, [NX, NY, 3]);
     assert_eq!([0, 1, 2].map(|k| at(&volume, 1, 0, k)), [-899.0, -1799.0, 1.0]);
     assert_eq!(volume.geometry.spacing_mm(), [0.25, 0.5, 2.0]);
     let flat = flat.with(IMAGE_POSITION, "0\\0\\0").with(IMAGE_ORIENTATION, "1\\0\\0\\0\\1\\0");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::tags;
+use super::tags;
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Encoding {
@@ -181,13 +181,13 @@ pub struct CtSlice {
     pub dcm: Dcm,
 }
 
-pub const COLUMNS: usize = 4;
-pub const ROWS: usize = 3;
+pub const NX: usize = 4;
+pub const NY: usize = 3;
 
 impl CtSlice {
     /// An axial slice at height `z`, whose stored numbers are `first`, `first + 1`, ...
     pub fn at(z: f64, first: i16) -> Self {
-        let pixels: Vec<u8> = (0..(COLUMNS * ROWS) as i16).flat_map(|i| (first + i).to_le_bytes()).collect();
+        let pixels: Vec<u8> = (0..(NX * NY) as i16).flat_map(|i| (first + i).to_le_bytes()).collect();
         let dcm = Dcm::new("1.2.840.10008.1.2.1")
             .with(tags::SOP_CLASS_UID, "1.2.840.10008.5.1.4.1.1.2")
             .with(tags::MODALITY, "CT")
@@ -197,8 +197,8 @@ impl CtSlice {
             .with(tags::SLICE_THICKNESS, "2.0")
             .with(tags::SAMPLES_PER_PIXEL, 1)
             .with(tags::PHOTOMETRIC_INTERPRETATION, "MONOCHROME2")
-            .with(tags::ROWS, ROWS as u16)
-            .with(tags::COLUMNS, COLUMNS as u16)
+            .with(tags::ROWS, NY as u16)
+            .with(tags::COLUMNS, NX as u16)
             .with(tags::PIXEL_SPACING, ds(&[0.5, 0.25]))
             .with(tags::BITS_ALLOCATED, 16)
             .with(tags::BITS_STORED, 16)
