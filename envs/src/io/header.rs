@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nifti::{Endianness, NiftiHeader, NiftiType};
 
-use super::StoredHeader;
+use super::{Opened, StoredHeader};
 use crate::volume::{Affine, Geometry};
 use crate::{Error, Result};
 
@@ -85,6 +85,12 @@ impl Layout {
             offset: offset as u64,
             scaling: (scaled && (slope, inter) != (1.0, 0.0)).then_some((slope, inter)),
         })
+    }
+
+    /// What was read with this layout.
+    pub fn opened<T>(self, item: impl FnOnce(Geometry) -> T) -> Opened<T> {
+        let dtype = format!("{:?}", self.kind).to_lowercase();
+        Opened { item: item(self.geometry), format: "NIfTI-1", dtype, warnings: Vec::new() }
     }
 
     /// Bytes from the start of the file to behind the last voxel.

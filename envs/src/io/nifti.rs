@@ -9,7 +9,7 @@ use nifti::NiftiType;
 use super::header::{self, Layout, VOXELS_AT, bytes_of};
 use super::source::{Source, gzip, zeroed};
 use super::voxels::{Stored, from_file_order, swap_bytes, to_file_order};
-use super::{StoredHeader, write_atomic};
+use super::{Opened, StoredHeader, write_atomic};
 use crate::volume::{Geometry, Labels, Volume};
 use crate::{Error, Result};
 
@@ -40,7 +40,7 @@ fn read_raw(source: &mut Source, layout: &Layout) -> Result<Vec<u8>> {
     Ok(raw)
 }
 
-pub(super) fn read_volume(mut source: Source, head: &[u8]) -> Result<Volume> {
+pub(super) fn read_volume(mut source: Source, head: &[u8]) -> Result<Opened<Volume>> {
     let layout = Layout::parse(&source.path, head)?;
     let raw = read_raw(&mut source, &layout)?;
     let mut data = zeroed::<f32>(layout.geometry.voxels(), &source.path)?;
@@ -51,7 +51,7 @@ pub(super) fn read_volume(mut source: Source, head: &[u8]) -> Result<Volume> {
         let found = format!("{count} of {} voxels NaN or infinite", data.len());
         return Err(Error::file(&source.path, found, "HU in every voxel", "fill the missing voxels with air (-1024)"));
     }
-    Ok(Volume { data, geometry: layout.geometry })
+    Ok(layout.opened(|geometry| Volume { data, geometry }))
 }
 
 fn hu<T: Stored>(raw: &[u8], layout: &Layout, out: &mut [f32]) {
@@ -62,7 +62,7 @@ fn hu<T: Stored>(raw: &[u8], layout: &Layout, out: &mut [f32]) {
     }
 }
 
-pub(super) fn read_labels(mut source: Source, head: &[u8]) -> Result<Labels> {
+pub(super) fn read_labels(mut source: Source, head: &[u8]) -> Result<Opened<Labels>> {
     let layout = Layout::parse(&source.path, head)?;
     let raw = read_raw(&mut source, &layout)?;
     let mut data = zeroed::<u8>(layout.geometry.voxels(), &source.path)?;
@@ -74,7 +74,7 @@ pub(super) fn read_labels(mut source: Source, head: &[u8]) -> Result<Labels> {
             "give the label file, not the image, or renumber its classes",
         ));
     }
-    Ok(Labels { data, geometry: layout.geometry, classes: Arc::default() })
+    Ok(layout.opened(|geometry| Labels { data, geometry, classes: Arc::default() }))
 }
 
 /// False where a value is no label.
