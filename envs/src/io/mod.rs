@@ -72,7 +72,7 @@ pub fn open_header(path: &Path) -> Result<Geometry> {
     match sniff(&mut source)? {
         Format::Nifti1(head) => Ok(header::Layout::parse(path, &head)?.geometry),
         Format::Dicom => Ok(dicom::read_volume(path)?.item.geometry),
-        Format::Nrrd => Ok(nrrd::read_volume(source)?.item.geometry),
+        Format::Nrrd => nrrd::read_geometry(source),
     }
 }
 
