@@ -298,7 +298,7 @@ fn voxels_that_are_not_there_or_no_numbers_are_refused() {
 fn files_of_other_tools_lie_where_their_headers_say() {
     // Shape, spacing, first voxel's place in R, A, S.
     for (name, shape, spacing, origin) in [
-        ("cip/ct-64.nrrd", [64, 64, 79], [4.171872, 4.171872, 3.98733765], [128.413806, 264.413806, -360.256329]),
+        ("cip/ct-64.nrrd", [64, 64, 79], [4.171872, 4.171872, 3.98734177], [128.413806, 264.413806, -360.256329]),
         ("dcmqi_ct3slice/liver_seg.nrrd", [512, 512, 3], [0.810547, 0.810547, 1.0], [235.2, 226.8, -128.69]),
     ] {
         let Some(path) = shared(&format!("data/ct/{name}")) else { continue };

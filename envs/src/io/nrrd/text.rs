@@ -257,7 +257,12 @@ impl Fields<'_> {
             "float" => Scalar::F32,
             "double" => Scalar::F64,
             _ => {
-                return refuse(self.path, format!("voxels of type {:?}", clipped(&name)), "a scalar type such as short", "convert the file");
+                return refuse(
+                    self.path,
+                    format!("voxels of type {:?}", clipped(&name)),
+                    "a scalar type such as short",
+                    "convert the file",
+                );
             }
         })
     }
