@@ -306,7 +306,7 @@ mod tests {
             (206, Some(-1024.0), Some(50.0), Some(3071.0))
         );
         let mut two = HuHistogram::default();
-        [10.0, 10.0, 30.0, 30.0].map(|v| two.add(v));
+        [10.0, 10.0, 30.0, 30.0].into_iter().for_each(|v| two.add(v));
         assert_eq!(two.moments(), Some((20.0, 10.0)));
     }
 

@@ -179,6 +179,8 @@ struct Fitted {
 /// nnU-Net's loop: where the least batch needs too much, the axis that covers most of the median scan is shortened.
 fn shrink(wanted: [f64; 3], least: [f64; 3], shape: [f64; 3], spacing_mm: [f64; 3], width: usize, channels: usize, budget: f64) -> Fitted {
     let mut edges = wanted.map(|v| v as usize);
+    // Enough to shorten three axes from 512 to nothing, one voxel a time.
+    let mut left = 3 * 512;
     loop {
         let strides = strides(edges, spacing_mm);
         let divisor: [usize; 3] = std::array::from_fn(|a| strides.iter().map(|s| s[a]).product());
@@ -191,7 +193,8 @@ fn shrink(wanted: [f64; 3], least: [f64; 3], shape: [f64; 3], spacing_mm: [f64; 
         let next = (0..3).filter(|&a| shorter(a) as f64 >= least[a] && shorter(a) >= 4);
         let next = next.max_by(|&a, &b| (window[a] as f64 / shape[a]).total_cmp(&(window[b] as f64 / shape[b])));
         match next {
-            Some(a) if !fitted.fits => {
+            Some(a) if !fitted.fits && left > 0 => {
+                left -= 1;
                 edges = window;
                 edges[a] = shorter(a);
             }

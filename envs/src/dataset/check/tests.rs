@@ -10,7 +10,7 @@ fn scan(seed: u64, side: usize, geometry: &Geometry) -> (Volume, Vec<u8>) {
     for i in 0..8000usize {
         let at = [i / 400, i / 20 % 20, i % 20];
         if at.iter().all(|v| (4..16).contains(v)) {
-            data[i] = ((i as u64 * 2654435761 + seed * 7919) % 97) as f32;
+            data[i] = ((i as u64 * 2654435761 + seed * 7919) % 997) as f32 / 5.0;
         }
         if at.iter().all(|v| (5..5 + side).contains(v)) {
             mask[i] = 1;

@@ -33,16 +33,15 @@ pub(super) struct Place {
 pub(super) fn read(header: &Header, source: &Source) -> Result<Vec<u8>> {
     // Both factors were checked: at most 2^31 voxels of 8 bytes.
     let count = header.geometry.voxels() as u64 * header.scalar.bytes() as u64;
-    let path = header.place.file.clone().unwrap_or_else(|| source.path.clone());
-    let file = open(&path, source)?;
+    let file = open(header, source)?;
     let mut raw = if header.place.file.is_none() && file.gzip {
         if header.deflated {
-            return refuse(&path, "deflated voxels in a gzipped file", "one of the two", "unpack the file (gunzip)");
+            return refuse(&file.path, "deflated voxels in a gzipped file", "one of the two", "unpack the file (gunzip)");
         }
         // The header is gzipped as well: voxels begin so far behind its first byte.
         match (header.place.lines, header.place.bytes) {
             (0, Some(skip)) => file.inflated(0, header.place.start.saturating_add(skip), count)?,
-            _ => return refuse(&path, "voxels counted from the end of a gzipped file", "from its start", "unpack the file (gunzip)"),
+            _ => return refuse(&file.path, "voxels counted from the end of a gzipped file", "from its start", "unpack the file (gunzip)"),
         }
     } else {
         file.voxels(header, count)?
@@ -53,7 +52,7 @@ pub(super) fn read(header: &Header, source: &Source) -> Result<Vec<u8>> {
     Ok(raw)
 }
 
-struct Body {
+pub(super) struct Body {
     path: PathBuf,
     file: File,
     len: u64,
@@ -61,20 +60,19 @@ struct Body {
 }
 
 /// Open the file that holds the voxels. What a header names may be anything: only regular files are opened.
-fn open(path: &Path, header: &Source) -> Result<Body> {
-    let meta = std::fs::metadata(path);
-    let detached = path != header.path;
-    let meta = match meta {
+pub(super) fn open(header: &Header, source: &Source) -> Result<Body> {
+    let path = header.place.file.as_ref().unwrap_or(&source.path);
+    let meta = match std::fs::metadata(path) {
         Ok(meta) => meta,
-        Err(e) if detached => {
+        Err(e) if header.place.file.is_some() => {
             let found = format!("voxels in {}, which can't be read ({e})", path.display());
-            return refuse(&header.path, found, "the data file beside the header", "copy both files");
+            return refuse(&source.path, found, "the data file beside the header", "copy both files");
         }
         Err(e) => return Err(Error::io(path, e)),
     };
     if !meta.is_file() {
         let found = format!("voxels in {}, which is no regular file", path.display());
-        return refuse(&header.path, found, "the data file beside the header", "repair the header");
+        return refuse(&source.path, found, "the data file beside the header", "repair the header");
     }
     let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
     let mut magic = Vec::new();

@@ -70,9 +70,11 @@ pub(super) fn read_labels(mut source: Source) -> Result<Opened<Labels>> {
     Ok(header.opened(|geometry| Labels { data, geometry, classes: Arc::default() }))
 }
 
-/// Where the scan lies; no voxel is read, nor the file that a detached header names.
+/// Where the scan lies; no voxel is read, but the file that a detached header names must be there.
 pub(super) fn read_geometry(mut source: Source) -> Result<Geometry> {
-    Ok(Header::read(&mut source)?.geometry)
+    let header = Header::read(&mut source)?;
+    body::open(&header, &source)?;
+    Ok(header.geometry)
 }
 
 fn hu<T: Stored>(raw: &[u8], geometry: &Geometry, out: &mut [f32]) {
