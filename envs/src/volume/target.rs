@@ -46,8 +46,7 @@ impl Target {
     ) -> Vec<R> {
         let shape = self.from.shape;
         if self.sheared {
-            let tables = std::array::from_fn(|c| (0..shape[c]).map(|i| Some(turned.offset(shape, c, i))).collect());
-            return Sheared::new(data, tables, self.grid.index_map(&self.from)).planes(self.grid.shape, outs, sink);
+            return self.lookup(data, turned).planes(self.grid.shape, outs, sink);
         }
         let from_mm = self.from.spacing_mm();
         let taps =
@@ -59,8 +58,7 @@ impl Target {
     pub fn labels<T: Copy + Default + Send + Sync>(&self, data: &[T], turned: &Orientation, wanted: &[Vec<Option<usize>>; 3]) -> Vec<T> {
         let shape = self.from.shape;
         if self.sheared {
-            let tables = std::array::from_fn(|c| (0..shape[c]).map(|i| Some(turned.offset(shape, c, i))).collect());
-            return Sheared::new(data, tables, self.grid.index_map(&self.from)).nearest(wanted);
+            return self.lookup(data, turned).nearest(wanted);
         }
         let from_mm = self.from.spacing_mm();
         let tables = std::array::from_fn(|c| {
@@ -68,6 +66,13 @@ impl Target {
             wanted[c].iter().map(|j| j.and_then(|j| index.get(j)).map(|&i| turned.offset(shape, c, i))).collect()
         });
         gather(data, &tables)
+    }
+
+    /// Stored voxels at the places of the target's.
+    fn lookup<'a, T: Copy + Default + Send + Sync>(&self, data: &'a [T], turned: &Orientation) -> Sheared<'a, T> {
+        let shape = self.from.shape;
+        let tables = std::array::from_fn(|c| (0..shape[c]).map(|i| Some(turned.offset(shape, c, i))).collect());
+        Sheared::new(data, tables, self.grid.index_map(&self.from))
     }
 }
 
