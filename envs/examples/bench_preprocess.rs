@@ -1,6 +1,7 @@
 //! CPU seconds and peak memory of reading, resampling and windowing one 512x512x200 int16 `.nii.gz` (0.8x0.8x2.5 mm to 1x1x3 mm).
 //!
-//! `cargo run --release -p panscreen-envs --example bench_preprocess -- [WINDOWS] [REPEATS] [FILE]`; Linux only (it reads /proc).
+//! `cargo run --release -p panscreen-envs --example bench_preprocess -- [WINDOWS] [REPEATS] [FILE | sagittal | coronal]`; Linux only (it reads
+//! /proc). `sagittal` and `coronal` store the generated scan with permuted axes, as such acquisitions are.
 //! The generated scan is a body in air with tissue and scanner noise, so that it packs as real scans do. The peak is that of one
 //! whole run in a fresh process. `scripts/bench_preprocess.py` does the same in Python.
 
@@ -18,11 +19,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let repeats: usize = args.next().map_or(Ok(5), |v| v.parse())?;
     match args.next() {
         Some(file) if repeats == 0 => return measure(Path::new(&file), windows),
-        Some(file) => run(Path::new(&file), windows, repeats),
-        None => {
+        Some(file) if order(&file).is_none() => run(Path::new(&file), windows, repeats),
+        named => {
             let dir = std::env::temp_dir().join(format!("bench_preprocess_{}", std::process::id()));
             let file = dir.join("scan.nii.gz");
-            io::write_volume(&file, &scan())?;
+            let axes = named.and_then(|n| order(&n)).unwrap_or([0, 1, 2]);
+            io::write_volume(&file, &stored_as(scan(), axes))?;
             run(&file, windows, repeats);
             std::fs::remove_dir_all(dir)?;
         }
@@ -102,6 +104,30 @@ fn peak_megabytes() -> std::io::Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|l| l.starts_with("VmHWM")).unwrap_or_default();
     Ok(line.split_whitespace().nth(1).and_then(|v| v.parse::<f64>().ok()).unwrap_or(f64::NAN) * 1024.0 / 1e6)
+}
+
+/// Which axis (x, y, z) each stored one is, finest slices last.
+fn order(name: &str) -> Option<[usize; 3]> {
+    match name {
+        "sagittal" => Some([1, 2, 0]),
+        "coronal" => Some([0, 2, 1]),
+        _ => None,
+    }
+}
+
+/// The same scan with its axes stored in another order.
+fn stored_as(volume: Volume, axes: [usize; 3]) -> Volume {
+    let shape = axes.map(|a| SHAPE[a]);
+    let strides = [SHAPE[1] * SHAPE[2], SHAPE[2], 1];
+    let [s0, s1, s2] = axes.map(|a| strides[a]);
+    let mut data = Vec::with_capacity(volume.data.len());
+    for i in 0..shape[0] {
+        for j in 0..shape[1] {
+            data.extend((0..shape[2]).map(|k| volume.data[i * s0 + j * s1 + k * s2]));
+        }
+    }
+    let affine = volume.geometry.affine.map(|row| [row[axes[0]], row[axes[1]], row[axes[2]], row[3]]);
+    Volume { data, geometry: Geometry { shape, affine, stored: None } }
 }
 
 /// An elliptic body with lungs, tissue in soft steps and noise of some 20 HU, in air.

@@ -1,4 +1,6 @@
-//! `panscreen data phantom`.
+//! `panscreen data phantom | check | fingerprint | plan`.
+
+mod cohort;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,7 +12,7 @@ use super::error::Failure;
 use super::output::table;
 use super::{Context, Ended};
 
-/// Make data.
+/// Make data, and look at data before a run.
 #[derive(Debug, Args)]
 pub struct DataArgs {
     #[command(subcommand)]
@@ -37,6 +39,22 @@ enum Action {
         #[arg(long, value_name = "A,B,C")]
         split: Option<Split>,
     },
+    /// Say everything that is wrong with a cohort, with one thing to do for each: files, grids, intensities, labels, lesions that resampling
+    /// loses, patients and scans on both sides of a split. Returns 3 where a case can't be used.
+    Check(cohort::CohortArgs),
+    /// Say what a cohort looks like: voxel sizes, extents, HU, number, size and contrast of its lesions.
+    Fingerprint(cohort::CohortArgs),
+    /// Plan a run from a cohort's fingerprint: grid, window, networks, batch, each with the rule that it comes from.
+    Plan {
+        #[command(flatten)]
+        cohort: cohort::CohortArgs,
+        /// Memory that a training step may use.
+        #[arg(long, value_name = "GIB", default_value_t = 8.0)]
+        memory_gib: f64,
+        /// Write the plan as a config that `panscreen train` takes and a person can change; with `--config`, on top of that one.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
 }
 
 /// Three counts.
@@ -56,7 +74,12 @@ impl FromStr for Split {
 }
 
 pub fn run(args: DataArgs, context: &Context) -> Result<Ended, Failure> {
-    let Action::Phantom { preset, cases, seed, out, split } = args.action;
+    let (preset, cases, seed, out, split) = match args.action {
+        Action::Phantom { preset, cases, seed, out, split } => (preset, cases, seed, out, split),
+        Action::Check(cohort) => return cohort::check(&cohort, context),
+        Action::Fingerprint(cohort) => return cohort::fingerprint(&cohort, context),
+        Action::Plan { cohort, memory_gib, out } => return cohort::plan(&cohort, memory_gib, out.as_deref(), context),
+    };
     context.use_threads(0)?;
     context.observer.phase("make the cohort", None);
     let split = split.map_or_else(|| phantom::default_split(cases), |s| s.0);

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::support::World;
 
-const VERBS: [&str; 14] = [
+const VERBS: [&str; 17] = [
     "",
     "demo",
     "train",
@@ -14,6 +14,9 @@ const VERBS: [&str; 14] = [
     "evaluate",
     "data",
     "data phantom",
+    "data check",
+    "data fingerprint",
+    "data plan",
     "env",
     "env check",
     "config",

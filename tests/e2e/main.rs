@@ -3,6 +3,7 @@
 //! Every test makes its own small cohort and run in a temporary folder: scans of 64 x 64 x 40 voxels, networks of two stages, 12 steps.
 
 mod aids;
+mod data_check;
 mod every_way;
 mod help;
 mod messages;

@@ -173,11 +173,39 @@ struct RawEntry {
 }
 
 /// A JSON list. Paths in it are relative to `root` (default: the list's own folder). `lesion_free`: every case of this list is free of lesions.
+///
+/// # Errors
+/// The first thing that is wrong with the list.
 pub fn read_list(path: &Path, root: Option<&Path>, folder: &Folder, lesion_free: bool) -> Result<CohortList> {
+    let (list, faults) = read_list_with_faults(path, root, folder, lesion_free)?;
+    faults.into_iter().next().map_or(Ok(list), Err)
+}
+
+/// The cohort of a list or a folder, with everything that is wrong with the list: for [`super::check`], which goes on past faults.
+///
+/// # Errors
+/// What cannot be read at all: no such file, no JSON, a folder without scans.
+pub fn read_cohort(path: &Path, folder: &Folder) -> Result<(CohortList, Vec<Error>)> {
+    if !path.is_dir() {
+        return read_list_with_faults(path, None, folder, false);
+    }
+    let listed = path.join("dataset.json");
+    if listed.is_file() {
+        let (list, faults) = read_list_with_faults(&listed, None, folder, false)?;
+        if !list.is_empty() || !faults.is_empty() {
+            return Ok((list, faults));
+        }
+        // nnU-Net's `dataset.json` names classes, and the cases are what lies in the folder.
+        return Ok((CohortList { classes: list.classes, ..read_folder(path, folder)? }, faults));
+    }
+    Ok((read_folder(path, folder)?, Vec::new()))
+}
+
+fn read_list_with_faults(path: &Path, root: Option<&Path>, folder: &Folder, lesion_free: bool) -> Result<(CohortList, Vec<Error>)> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
     let raw: RawList = serde_json::from_str(&text).map_err(|e| list_error(path, &e))?;
     let root = root.unwrap_or_else(|| path.parent().unwrap_or(Path::new(".")));
-    let mut list = CohortList::default();
+    let (mut list, mut faults) = (CohortList::default(), Vec::new());
     for (value, name) in &raw.labels {
         // Decathlon writes {"1": "tumour"}, nnU-Net v2 {"tumour": 1}.
         let (value, name) = match name {
@@ -187,49 +215,53 @@ pub fn read_list(path: &Path, root: Option<&Path>, folder: &Folder, lesion_free:
         match value {
             Some(0) => {}
             Some(v) => drop(list.classes.insert(v, name)),
-            None => return Err(place(path, &text, &name, "`labels` must name values 0 to 255")),
+            None => faults.push(place(path, &text, &name, "`labels` must name values 0 to 255")),
         }
     }
-    let case = |raw: RawCase| -> Result<Case> {
+    let mut case = |raw: RawCase| -> Case {
         let entry = match raw {
             RawCase::Image(image) => {
                 RawEntry { image, label: None, name: None, patient: None, lesion_free: false, unknown: Default::default() }
             }
             RawCase::Entry(entry) => entry,
         };
-        if let Some(key) = entry.unknown.keys().next() {
-            return Err(place(path, &text, key, &unknown_key(key, &["image", "label", "name", "patient", "lesion_free"])));
+        for key in entry.unknown.keys() {
+            faults.push(place(path, &text, key, &unknown_key(key, &["image", "label", "name", "patient", "lesion_free"])));
         }
         let image = root.join(&entry.image);
         let name = entry.name.unwrap_or_else(|| folder.name(&image));
-        Ok(Case {
+        Case {
             patient: entry.patient.unwrap_or_else(|| folder.patient(&name)),
             name,
             image,
             label: entry.label.map(|l| root.join(l)),
             lesion_free: entry.lesion_free || lesion_free,
-        })
+        }
     };
-    list.training = raw.training.into_iter().map(case).collect::<Result<_>>()?;
-    list.validation = raw.validation.into_iter().map(case).collect::<Result<_>>()?;
-    list.test = raw.test.into_iter().map(case).collect::<Result<_>>()?;
-    if let Some(c) = list.training.iter().chain(&list.validation).find(|c| c.label.is_none() && !c.lesion_free) {
-        return Err(place(
+    list.training = raw.training.into_iter().map(&mut case).collect();
+    list.validation = raw.validation.into_iter().map(&mut case).collect();
+    list.test = raw.test.into_iter().map(&mut case).collect();
+    for c in list.training.iter().chain(&list.validation).filter(|c| c.label.is_none() && !c.lesion_free) {
+        faults.push(place(
             path,
             &text,
             &c.name,
             &format!("case `{}` has no `label`; add one, or say `\"lesion_free\": true` if the scan is known to hold no lesion", c.name),
         ));
     }
-    unique(path, [&list.training, &list.validation, &list.test])?;
-    Ok(list)
+    faults.extend(same_names(path, [&list.training, &list.validation, &list.test]));
+    Ok((list, faults))
 }
 
 fn unique<const N: usize>(path: &Path, parts: [&Vec<Case>; N]) -> Result<()> {
-    let mut names = std::collections::BTreeMap::new();
+    same_names(path, parts).into_iter().next().map_or(Ok(()), Err)
+}
+
+fn same_names<const N: usize>(path: &Path, parts: [&Vec<Case>; N]) -> Vec<Error> {
+    let (mut names, mut faults) = (std::collections::BTreeMap::new(), Vec::new());
     for case in parts.into_iter().flatten() {
         if let Some(other) = names.insert(&case.name, &case.image) {
-            return Err(Error::file(
+            faults.push(Error::file(
                 path,
                 format!("two cases named `{}` ({} and {})", case.name, other.display(), case.image.display()),
                 "each name once",
@@ -237,7 +269,7 @@ fn unique<const N: usize>(path: &Path, parts: [&Vec<Case>; N]) -> Result<()> {
             ));
         }
     }
-    Ok(())
+    faults
 }
 
 /// `serde_json`'s message with its place, and a suggestion where it is about an unknown key.
@@ -309,6 +341,20 @@ mod tests {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn all_faults_of_a_list_are_found_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"{"labels": {"300": "x"}, "training": [{"image": "a"}, {"image": "b", "label": "c", "lable": "d"}, {"image": "b"}]}"#;
+        std::fs::write(dir.path().join("dataset.json"), text).unwrap();
+        let (list, faults) = read_cohort(dir.path(), &Folder::default()).unwrap();
+        assert_eq!(list.training.len(), 3);
+        let said: String = faults.iter().map(|f| format!("{f}\n")).collect();
+        for words in ["values 0 to 255", "did you mean `label`", "case `a` has no", "case `b` has no", "two cases named `b`"] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        assert_eq!(faults.len(), 5, "{said}");
     }
 
     #[test]

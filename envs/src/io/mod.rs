@@ -77,7 +77,7 @@ pub fn open_header(path: &Path) -> Result<Geometry> {
     match sniff(&mut source)? {
         Format::Nifti1(head) => Ok(header::Layout::parse(path, &head)?.geometry),
         Format::Dicom => dicom::read_geometry(path),
-        Format::Nrrd => Ok(nrrd::read_volume(source)?.item.geometry),
+        Format::Nrrd => nrrd::read_geometry(source),
     }
 }
 

@@ -45,6 +45,22 @@ impl Geometry {
         std::array::from_fn(|r| (0..3).map(|a| self.affine[r][a] * ijk[a]).sum::<f64>() + self.affine[r][3])
     }
 
+    /// Voxel indices of this grid to those of `other`: the same place in the world.
+    pub(super) fn index_map(&self, other: &Geometry) -> Affine {
+        let m = &other.affine;
+        let cofactor = |i: usize, j: usize| {
+            let (a, b, c, d) = ((i + 1) % 3, (i + 2) % 3, (j + 1) % 3, (j + 2) % 3);
+            m[a][c] * m[b][d] - m[a][d] * m[b][c]
+        };
+        let det: f64 = (0..3).map(|j| m[0][j] * cofactor(0, j)).sum();
+        let apart: [f64; 3] = std::array::from_fn(|r| self.affine[r][3] - m[r][3]);
+        std::array::from_fn(|i| {
+            let inverse: [f64; 3] = std::array::from_fn(|r| cofactor(r, i) / det);
+            let times = |column: [f64; 3]| (0..3).map(|r| inverse[r] * column[r]).sum();
+            std::array::from_fn(|a| times(if a < 3 { self.affine.map(|row| row[a]) } else { apart }))
+        })
+    }
+
     /// The largest distance in mm between the same corner voxels of two grids; infinite where their shapes differ.
     pub fn corner_distance_mm(&self, other: &Geometry) -> f64 {
         if self.shape != other.shape {

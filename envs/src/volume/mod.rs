@@ -9,11 +9,14 @@ mod orientation;
 mod prepare;
 mod resample;
 pub mod runs;
+mod sheared;
+mod target;
 mod way_back;
 
 pub use geometry::{Affine, Geometry};
 pub use orientation::Orientation;
-pub use prepare::{PrepareConfig, Prepared, prepare};
+pub use prepare::{Predicted, PrepareConfig, Prepared, prepare};
+pub(crate) use prepare::{resample_labels, same_grid};
 pub use way_back::WayBack;
 
 use std::collections::BTreeMap;

@@ -78,6 +78,19 @@ impl Orientation {
         Cow::Owned(turned)
     }
 
+    /// How far one step along each turned axis goes in the stored voxels, leaving aside that it may go backwards. `shape` is the turned one.
+    pub(super) fn strides(&self, shape: [usize; 3]) -> [usize; 3] {
+        let turned = self.turned_of();
+        let stored = turned.map(|c| shape[c]);
+        let strides = [stored[1] * stored[2], stored[2], 1];
+        self.axes.map(|a| strides[a])
+    }
+
+    /// What index `i` of turned axis `c` adds to a voxel's place in the stored voxels. `shape` is the turned one.
+    pub(super) fn offset(&self, shape: [usize; 3], c: usize, i: usize) -> usize {
+        (if self.flip[c] { shape[c] - 1 - i } else { i }) * self.strides(shape)[c]
+    }
+
     /// The inverse permutation: which turned axis each stored axis is.
     pub(super) fn turned_of(&self) -> [usize; 3] {
         let mut inverse = [0; 3];

@@ -2,17 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::orientation::permute;
-use super::resample::{Taps, gather, nearest, resample_planes, resampled_len};
+use super::target::Target;
 use super::{Geometry, Labels, Orientation, Volume, WayBack};
 use crate::{Error, Result};
 
 /// Two grids are one where no corner voxel is further off than this part of the smallest voxel size: files round their geometry.
 const GRID_TOLERANCE: f64 = 0.1;
-/// Largest cosine between two axes that is resampled axis by axis: 0.6 degrees, far above what rounding in files does, far below a gantry tilt.
-const SHEAR_TOLERANCE: f64 = 0.01;
-/// Values in a prepared image: 2^31 are 8 GiB.
-const MOST_VALUES: f64 = (1u64 << 31) as f64;
+/// No scan may need more memory than this while it is prepared: 8 GiB.
+const MOST_BYTES: f64 = (8u64 << 30) as f64;
 
 /// What is done to every scan before it is cut into sub-volumes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +23,51 @@ pub struct PrepareConfig {
     pub crop_foreground: bool,
     /// Least number of voxels along R, A, S; zeros are added on both sides, the odd one after.
     pub pad_to: [usize; 3],
+}
+
+/// What preparing a scan would make, known from where it lies alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Predicted {
+    /// Voxels along R, A, S after resampling, before anything is cropped or padded.
+    pub shape: [usize; 3],
+    pub spacing_mm: [f64; 3],
+    /// Memory needed at most: the scan as read, its labels, and the image before and after padding.
+    pub bytes: u64,
+}
+
+impl PrepareConfig {
+    /// Shape and memory of a scan on this grid, before a voxel is read.
+    ///
+    /// # Errors
+    /// As [`prepare`], for settings that can't be used and for more than 8 GiB.
+    pub fn predict(&self, scan: &Geometry) -> Result<Predicted> {
+        check(self)?;
+        self.size_of(&Target::of(Orientation::of(scan).turn(scan), self.spacing_mm)?)
+    }
+
+    fn size_of(&self, target: &Target) -> Result<Predicted> {
+        let (stored, shape) = (&target.from, target.grid.shape);
+        // In f64: the product of absurd lengths overflows any integer.
+        let product = |lengths: [usize; 3]| lengths.iter().map(|&n| n as f64).product::<f64>();
+        let padded: [usize; 3] = std::array::from_fn(|a| shape[a].max(self.pad_to[a]));
+        let resampled = if padded == shape { 0.0 } else { product(shape) };
+        let a_channel = size_of::<f32>() as f64 * (resampled + product(padded));
+        let bytes = 5.0 * product(stored.shape) + a_channel * self.windows_hu.len() as f64 + product(padded);
+        if bytes > MOST_BYTES {
+            let mib = |bytes: f64| bytes / (1u64 << 20) as f64;
+            return Err(Error::Setting(format!(
+                "{:?} voxels of {:.3?} mm brought to {:?} mm and padded to {:?} make {shape:?} voxels and need {:.0} MiB, more than {:.0}; \
+                 set a larger spacing_mm, a smaller pad_to or check the spacing in the file",
+                stored.shape,
+                stored.spacing_mm(),
+                target.spacing_mm,
+                self.pad_to,
+                mib(bytes),
+                mib(MOST_BYTES)
+            )));
+        }
+        Ok(Predicted { shape, spacing_mm: target.spacing_mm, bytes: bytes as u64 })
+    }
 }
 
 /// A scan as networks see it.
@@ -44,62 +86,40 @@ pub struct Prepared {
 /// Turn to RAS, resample (MONAI `Spacing`: image linear, labels nearest), window to 0..1, crop to foreground, pad.
 ///
 /// The labels may be stored in another orientation than the image, but must lie on the same grid. A scan without foreground is not cropped: there
-/// is nothing to find in it, and a way back must exist.
+/// is nothing to find in it, and a way back must exist. A sheared scan (gantry tilt) is resampled onto a grid with right angles.
 ///
 /// # Errors
-/// [`Error::Setting`] for settings that can't be used or absurd sizes, [`Error::Mismatch`] for labels on another grid and for sheared scans.
+/// [`Error::Setting`] for settings that can't be used and for scans that would need more than 8 GiB, [`Error::Mismatch`] for labels on another grid.
 pub fn prepare(volume: Volume, labels: Option<&Labels>, config: &PrepareConfig) -> Result<Prepared> {
     check(config)?;
     let Volume { data, geometry: native } = volume;
     let orientation = Orientation::of(&native);
     let canonical = orientation.turn(&native);
     let labels = labels.map(|l| same_grid(&canonical, l).map(|o| (l, o))).transpose()?;
-    let from_mm = canonical.spacing_mm();
-    let spacing_mm = match config.spacing_mm {
-        Some(s) => {
-            refuse_shear(&canonical)?;
-            s
-        }
-        None => from_mm,
-    };
-    let mut shape = [0; 3];
-    for a in 0..3 {
-        shape[a] = resampled_len(canonical.shape[a], from_mm[a], spacing_mm[a])?;
-    }
-    let channels = config.windows_hu.len();
-    // In f64: the product of absurd lengths overflows any integer.
-    let after_pad = shape.iter().zip(config.pad_to).map(|(&n, p)| n.max(p) as f64).product::<f64>() * channels as f64;
-    if after_pad > MOST_VALUES {
-        return Err(Error::Setting(format!(
-            "{:?} voxels of {from_mm:.3?} mm brought to {spacing_mm:?} mm and padded to {:?} make {after_pad:.2e} values, more than 2^31; \
-             set a larger spacing_mm, a smaller pad_to or check the spacing in the file",
-            canonical.shape, config.pad_to
-        )));
-    }
+    let target = Target::of(canonical, config.spacing_mm)?;
+    config.size_of(&target)?;
+    let (shape, channels) = (target.grid.shape, config.windows_hu.len());
 
-    let data = if orientation.axes == [0, 1, 2] { data } else { permute(&data, native.shape, orientation.axes) };
-    let taps = std::array::from_fn(|a| Taps::linear(canonical.shape[a], shape[a], from_mm[a], spacing_mm[a], orientation.flip[a], false));
-    let (mut image, foreground) = window(&data, canonical.shape, &taps, &config.windows_hu);
+    let (mut image, foreground) = window(&data, &orientation, &target, &config.windows_hu);
     drop(data);
 
     let whole = ([0; 3], shape);
     let (start, end) = if config.crop_foreground { foreground.unwrap_or(whole) } else { whole };
-    let way_back = WayBack::new(native, orientation, &canonical, (shape, spacing_mm), (start, end), config.pad_to);
+    let way_back = WayBack::new(native, orientation, &target, (start, end), config.pad_to);
     crop(&mut image, channels, shape, start, end);
     if way_back.shape() != [0, 1, 2].map(|a| end[a] - start[a]) {
         image = way_back.pad(&image, channels);
     }
-    let labels = labels.map(|(l, turned)| {
-        let strides = [l.shape()[1] * l.shape()[2], l.shape()[2], 1];
-        let tables = std::array::from_fn(|c| {
-            let (n, stride) = (canonical.shape[c], strides[turned.axes[c]]);
-            let index = nearest(n, shape[c], from_mm[c], spacing_mm[c]);
-            let inside = index[start[c]..end[c]].iter().map(|&i| Some(if turned.flip[c] { n - 1 - i } else { i } * stride));
-            way_back.padded(c, inside)
-        });
-        gather(&l.data, &tables)
-    });
-    Ok(Prepared { image, channels, shape: way_back.shape(), labels, spacing_mm, way_back })
+    let wanted = std::array::from_fn(|c| way_back.padded(c, (start[c]..end[c]).map(Some)));
+    let labels = labels.map(|(l, turned)| target.labels(&l.data, &turned, &wanted));
+    Ok(Prepared { image, channels, shape: way_back.shape(), labels, spacing_mm: target.spacing_mm, way_back })
+}
+
+/// Labels (or numbers of lesions) of a stored grid on the grid of `spacing_mm`, each voxel the nearest one's: what [`prepare`] makes of them, uncropped.
+pub(crate) fn resample_labels<T: Copy + Default + Send + Sync>(data: &[T], stored: &Geometry, spacing_mm: [f64; 3]) -> Result<Vec<T>> {
+    let turned = Orientation::of(stored);
+    let target = Target::of(turned.turn(stored), Some(spacing_mm))?;
+    Ok(target.labels(data, &turned, &target.grid.shape.map(|n| (0..n).map(Some).collect())))
 }
 
 fn check(config: &PrepareConfig) -> Result<()> {
@@ -118,7 +138,7 @@ fn check(config: &PrepareConfig) -> Result<()> {
 }
 
 /// How the labels' own axes turn onto the image's canonical grid, if that is where they lie.
-fn same_grid(canonical: &Geometry, labels: &Labels) -> Result<Orientation> {
+pub(crate) fn same_grid(canonical: &Geometry, labels: &Labels) -> Result<Orientation> {
     let turned = Orientation::of(&labels.geometry);
     let own = turned.turn(&labels.geometry);
     let mismatch = |found, expected| {
@@ -140,33 +160,17 @@ fn same_grid(canonical: &Geometry, labels: &Labels) -> Result<Orientation> {
     Ok(turned)
 }
 
-fn refuse_shear(g: &Geometry) -> Result<()> {
-    let (m, size) = (&g.affine, g.spacing_mm());
-    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
-        let cosine = (0..3).map(|r| m[r][a] * m[r][b]).sum::<f64>() / (size[a] * size[b]);
-        if cosine.abs() > SHEAR_TOLERANCE {
-            return Err(Error::Mismatch {
-                case: "sheared scan (gantry tilt)".into(),
-                found: format!("axes at {:.2} degrees", cosine.acos().to_degrees()),
-                expected: "right angles".into(),
-                action: "resample the scan onto an orthogonal grid first".into(),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// First and one-past-last voxel along each axis.
 type Range3 = ([usize; 3], [usize; 3]);
 
 /// Resample and window in one go: `[C][X][Y][Z]`, and the box of voxels that are above the lower end of any window.
-fn window(data: &[f32], shape: [usize; 3], taps: &[Taps; 3], windows_hu: &[[f32; 2]]) -> (Vec<f32>, Option<Range3>) {
-    let [nx, ny, nz] = [0, 1, 2].map(|a| taps[a].len());
+fn window(data: &[f32], turned: &Orientation, target: &Target, windows_hu: &[[f32; 2]]) -> (Vec<f32>, Option<Range3>) {
+    let [nx, ny, nz] = target.grid.shape;
     let lowest = windows_hu.iter().map(|w| w[0]).fold(f32::INFINITY, f32::min);
     let mut image = vec![0f32; windows_hu.len() * nx * ny * nz];
     let mut planes: Vec<Vec<&mut [f32]>> = (0..nx).map(|_| Vec::with_capacity(windows_hu.len())).collect();
     image.chunks_exact_mut(ny * nz).enumerate().for_each(|(i, plane)| planes[i % nx].push(plane));
-    let boxes = resample_planes(data, shape, taps, planes, |hu, channels| {
+    let boxes = target.image(data, turned, planes, |hu, channels| {
         for (out, &[lo, hi]) in channels.into_iter().zip(windows_hu) {
             let width = hi - lo;
             out.iter_mut().zip(hu).for_each(|(o, &v)| *o = ((v - lo) / width).clamp(0.0, 1.0));

@@ -168,9 +168,9 @@ fn settings_that_cannot_be_used_are_refused_in_one_sentence() {
         (PrepareConfig { windows_hu: vec![[f32::NAN, 0.0]], ..good.clone() }, "lower to a higher"),
         (PrepareConfig { spacing_mm: Some([1.0, 0.0, 1.0]), ..good.clone() }, "positive"),
         (PrepareConfig { spacing_mm: Some([1.0, f64::INFINITY, 1.0]), ..good.clone() }, "positive"),
-        (PrepareConfig { spacing_mm: Some([1e-4; 3]), ..good.clone() }, "more than 2^31"),
+        (PrepareConfig { spacing_mm: Some([1e-4; 3]), ..good.clone() }, "more than 8192"),
         (PrepareConfig { spacing_mm: Some([1e-12; 3]), ..good.clone() }, "set a larger spacing_mm"),
-        (PrepareConfig { pad_to: [usize::MAX; 3], ..good.clone() }, "more than 2^31"),
+        (PrepareConfig { pad_to: [usize::MAX; 3], ..good.clone() }, "more than 8192"),
     ] {
         let e = prepare(volume(), None, &config).err().expect("refused").to_string();
         assert!(e.contains(word), "{e}");
@@ -178,13 +178,89 @@ fn settings_that_cannot_be_used_are_refused_in_one_sentence() {
 }
 
 #[test]
+fn a_sheared_scan_keeps_what_is_linear_in_the_world_and_finds_back() {
+    // Leaning forwards, backwards, both, and stored with permuted and reversed axes.
+    for (index, lean) in [[0.0, 0.4, 0.0], [0.0, -0.4, 0.0], [0.2, -0.3, 0.1], [-0.2, -0.3, -0.1]].into_iter().enumerate() {
+        let mut columns = [[-1.5, 0.0, 0.0], [lean[0], 1.2, 0.0], [lean[1], lean[2] + 0.8, 2.0]];
+        columns.rotate_left(index % 3);
+        let mut geometry = Geometry::ras([20, 24, 18], [1.0; 3], [5.0, -7.0, 11.0]);
+        for (a, column) in columns.iter().enumerate() {
+            (0..3).for_each(|row| geometry.affine[row][a] = column[row]);
+        }
+        let data = ramp_on(&geometry);
+        let labels = Labels { data: vec![3; data.len()], geometry: geometry.clone(), classes: Default::default() };
+        let wide = PrepareConfig { windows_hu: vec![[-100.0, 100.0]], crop_foreground: false, ..config(Some([1.0, 1.1, 1.3]), [30; 3]) };
+        let p = prepare(Volume { data: data.clone(), geometry: geometry.clone() }, Some(&labels), &wide).unwrap();
+        let turned = Geometry { shape: p.shape, affine: p.way_back.prepared_affine(), stored: None };
+        assert!(super::super::target::largest_cosine(&turned) < 1e-9);
+        // Inside the scan the prepared value is the world's ramp.
+        let to_stored = turned.index_map(&geometry);
+        let mut inside = 0;
+        for (i, &got) in p.image.iter().enumerate() {
+            let at = [i / (p.shape[1] * p.shape[2]), i / p.shape[2] % p.shape[1], i % p.shape[2]].map(|v| v as f64);
+            let stored = Geometry { shape: p.shape, affine: to_stored, stored: None }.world(at);
+            if (0..3).all(|a| (0.0..=geometry.shape[a] as f64 - 1.0).contains(&stored[a])) {
+                assert!((got * 200.0 - 100.0 - ramp(turned.world(at)) as f32).abs() < 1e-3, "{index} {at:?}");
+                inside += 1;
+            }
+        }
+        assert!(inside > 2000);
+        // Every voxel of the file is found again, and what is one class everywhere stays so.
+        assert!(p.way_back.restore_labels(&p.labels.unwrap()).iter().all(|&v| v == 3), "{index}");
+        let back = p.way_back.restore_probability(&p.image);
+        let deep = |i: &usize| {
+            let at = [i / (24 * 18), i / 18 % 24, i % 18];
+            (0..3).all(|a| (3..geometry.shape[a] - 3).contains(&at[a]))
+        };
+        for i in (0..data.len()).filter(deep) {
+            assert!((back[i] * 200.0 - 100.0 - data[i]).abs() < 1e-3, "{index}: {} {}", back[i] * 200.0 - 100.0, data[i]);
+        }
+    }
+}
+
+#[test]
 fn a_little_shear_is_rounding_and_much_is_a_tilt() {
-    for (shear, good) in [(1e-3, true), (0.05, false)] {
+    for (shear, tilted) in [(1e-3, false), (0.05, true)] {
         let mut g = Geometry::ras([4; 3], [1.0; 3], [0.0; 3]);
         g.affine[1][2] = shear;
-        let volume = Volume { data: vec![100.0; 64], geometry: g };
-        assert_eq!(prepare(volume.clone(), None, &config(Some([2.0; 3]), [1; 3])).is_ok(), good);
+        let volume = Volume { data: vec![100.0; 64], geometry: g.clone() };
+        let p = prepare(volume.clone(), None, &config(Some([2.0; 3]), [1; 3])).unwrap();
+        // The tilt is straightened; rounding is carried along.
+        assert_eq!(p.way_back.prepared_affine()[1][2] == 0.0, tilted, "{:?}", p.way_back.prepared_affine());
         // Without resampling nothing is lost by it.
-        assert!(prepare(volume, None, &config(None, [1; 3])).is_ok());
+        let kept = prepare(volume, None, &config(None, [1; 3])).unwrap();
+        assert_eq!(kept.way_back.prepared_affine(), g.affine);
     }
+}
+
+#[test]
+fn the_size_is_known_before_the_work() {
+    let scan = |shape, spacing| Geometry::ras(shape, spacing, [0.0; 3]);
+    // Stored shape and spacing, wanted spacing, padding; what it makes, or the words of the refusal.
+    let cases = [
+        (scan([512, 512, 200], [0.8, 0.8, 2.5]), Some([1.0, 1.0, 3.0]), [96, 96, 64], Ok([410, 410, 167])),
+        (scan([1500, 1900, 1], [0.2, 0.2, 1.0]), Some([1.0; 3]), [96, 96, 64], Ok([301, 381, 1])),
+        (scan([1500, 1900, 1], [0.2, 0.2, 1.0]), None, [96, 96, 64], Ok([1500, 1900, 1])),
+        (scan([512, 512, 1], [0.8, 0.8, 5.0]), Some([1.0, 1.0, 3.0]), [96, 96, 64], Ok([410, 410, 1])),
+        (scan([512, 512, 120], [0.8, 0.8, 2.5]), Some([999.0; 3]), [96, 96, 64], Ok([1, 1, 1])),
+        (scan([300, 300, 300], [1.0; 3]), Some([0.1; 3]), [1, 1, 1], Err("need 229792 MiB, more than 8192")),
+        (scan([512, 512, 120], [0.8, 0.8, 999.0]), Some([1.0, 1.0, 3.0]), [96, 96, 64], Err("set a larger spacing_mm")),
+        (scan([512, 512, 120], [0.8, 0.8, 1e12]), Some([1.0, 1.0, 3.0]), [96, 96, 64], Err("check the spacing in the file")),
+        (scan([100, 100, 100], [1.0; 3]), Some([1.0; 3]), [4096; 3], Err("a smaller pad_to")),
+    ];
+    for (geometry, spacing, pad_to, want) in cases {
+        let config = config(spacing, pad_to);
+        match (config.predict(&geometry), want) {
+            (Ok(predicted), Ok(shape)) => {
+                assert_eq!(predicted.shape, shape);
+                let image = shape.iter().zip(pad_to).map(|(&n, p)| n.max(p)).product::<usize>() * 8;
+                assert!(predicted.bytes >= image as u64 && predicted.bytes < 8 << 30);
+            }
+            (Err(e), Err(words)) => assert!(e.to_string().contains(words), "{e}"),
+            (got, want) => panic!("{geometry:?}: {got:?}, {want:?}"),
+        }
+    }
+    // `prepare` asks the same: no voxel of this scan is looked at.
+    let absurd = Volume { data: Vec::new(), geometry: scan([300, 300, 300], [1.0; 3]) };
+    assert!(prepare(absurd, None, &config(Some([0.1; 3]), [1; 3])).is_err_and(|e| e.to_string().contains("300, 300, 300")));
 }
