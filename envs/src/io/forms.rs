@@ -54,11 +54,13 @@ pub(super) fn affine(path: &Path, f: &Fields, shape: [usize; 3]) -> Result<(Affi
         warnings.push(Warning::new("neither sform nor qform: only the voxel sizes are known", "where the scan lies", action));
     }
     let apart = match qform {
-        Some(q) if name == "sform" => grid.corner_distance_mm(&in_units(scaled(&q, scale))),
+        Some(q) if name == "sform" && spans(&q) => grid.corner_distance_mm(&in_units(scaled(&q, scale))),
         _ => 0.0,
     };
     let sizes_apart = |a: usize| (f.pixdim[a + 1].abs() * scale - spacing[a]).abs() * shape[a] as f64;
-    if !(apart <= silent) {
+    if name == "sform" && qform.is_some_and(|q| !spans(&q)) {
+        warnings.push(Warning::new("a qform that is no rotation with finite sizes", "the sform's places", "the sform was taken; repair the header"));
+    } else if apart > silent {
         let action = "the sform was taken; where left and right or the position are wrong, remove it or repair it";
         warnings.push(Warning::new(format!("sform and qform that lie {apart:.2} mm apart"), no_further.clone(), action));
     } else if name == "sform"

@@ -93,7 +93,9 @@ impl Scan {
     /// Where the content is large beside the file, it is looked through first, and `judge` may refuse it before room is made for it.
     fn raw(&mut self, judge: impl Fn(&Survey) -> Result<()>) -> Result<Vec<u8>> {
         let (needed, size) = (self.layout.bytes_needed(), self.layout.dtype.bytes());
-        if !self.source.is_modest(needed) {
+        let mut raw = if self.source.is_modest(needed) {
+            self.source.read(needed)?
+        } else {
             let mut seen = Survey::default();
             let (mut skip, mut pending) = (self.layout.offset, Vec::new());
             self.source.look(needed, |chunk| {
@@ -108,8 +110,8 @@ impl Scan {
                 pending.drain(..whole);
             })?;
             judge(&seen)?;
-        }
-        let mut raw = self.source.read_looked(needed)?;
+            self.source.read_looked(needed)?
+        };
         if self.layout.big_endian {
             swap_bytes(&mut raw[self.layout.offset as usize..], size);
         }

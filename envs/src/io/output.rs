@@ -42,13 +42,13 @@ pub(super) fn for_output(path: &Path, geometry: &Geometry, dtype: Dtype) -> Resu
             put(70, &code);
             put(72, &bits);
             put(108, &(voxels_at as f32).to_le_bytes());
-            [(112, 1f32), (116, 0.0), (124, 0.0), (128, 0.0)].map(|(at, v)| put(at, &v.to_le_bytes()));
+            [(112, 1f32), (116, 0.0), (124, 0.0), (128, 0.0)].into_iter().for_each(|(at, v)| put(at, &v.to_le_bytes()));
         }
         Version::Two => {
             put(12, &code);
             put(14, &bits);
             put(168, &(voxels_at as i64).to_le_bytes());
-            [(176, 1f64), (184, 0.0), (192, 0.0), (200, 0.0)].map(|(at, v)| put(at, &v.to_le_bytes()));
+            [(176, 1f64), (184, 0.0), (192, 0.0), (200, 0.0)].into_iter().for_each(|(at, v)| put(at, &v.to_le_bytes()));
         }
     }
     let magic = version.single_file();

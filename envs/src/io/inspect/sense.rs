@@ -26,7 +26,6 @@ struct Values {
     max: f32,
     /// The lowest value but for `min`, which may be padding.
     second: f32,
-    fractional: bool,
     at_min: f64,
     at_max: f64,
     /// Share of voxels in [`AIR_HU`] or [`TISSUE_HU`].
@@ -51,7 +50,6 @@ impl Values {
             min,
             max,
             second: least(|v| v, min),
-            fractional: share(&|v| v.fract() != 0.0) > 0.0,
             at_min: share(&|v| v == min),
             at_max: share(&|v| v == max),
             usual: share(&|v| inside(v, AIR_HU) || inside(v, TISSUE_HU)),
@@ -104,6 +102,9 @@ pub fn of_image(data: &[f32]) -> Option<Warning> {
     if v.min >= 0.0 && v.max <= 255.0 {
         return says(format!("{range}: windowed to 8 bits"), "give the scan before windowing: HU can't be had back");
     }
+    if v.at_min > 0.01 && v.at_max > 0.005 && v.max < 1000.0 {
+        return says(format!("{range}, clipped at both ends"), "give the scan before windowing");
+    }
     if v.max > 32767.0 {
         return says(format!("{range}: negative numbers stored without sign, or no CT"), "convert the original scan again (dcm2niix)");
     }
@@ -111,9 +112,6 @@ pub fn of_image(data: &[f32]) -> Option<Warning> {
         let padding = if v.min < 0.0 { format!(" (padding {} aside)", v.min) } else { String::new() };
         let found = format!("values from {lowest} to {}{padding}: nothing below 0, as in HU with 1024 added", v.max);
         return says(found, "subtract the offset (rescale intercept, often -1024), or convert the original again");
-    }
-    if v.at_min > 0.01 && v.at_max > 0.005 && v.max < 1000.0 {
-        return says(format!("{range}, clipped at both ends"), "give the scan before windowing");
     }
     if v.dense < 0.001 {
         return says(format!("{range}: nothing as dense as the body, as in HU with 1024 taken off twice"), "check the rescale intercept");
@@ -146,6 +144,7 @@ pub fn of_labels(labels: &[u8]) -> Vec<(Grade, Warning)> {
         _ if !has_patches(labels, present.len()) => {
             let found = format!("{} different values without patches of one value: an image", present.len());
             says(Grade::Error, found, "a label map", "give the label file, not the image");
+            return odd;
         }
         _ if counts[255] > 0 => {
             let found = format!("the label 255 beside {} others", present.len() - 1);

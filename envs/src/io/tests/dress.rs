@@ -235,7 +235,7 @@ fn odd_headers_are_read_with_a_warning() {
         // Either form can't be used: the other is.
         (vec![sform([0.0; 12])], Some("an sform of"), [2.0, 2.0, 3.0]),
         (vec![sform([f32::NAN; 12])], Some("an sform of"), [2.0, 2.0, 3.0]),
-        (vec![(256, f32s(&[f32::NAN]))], Some("NaN mm apart"), [2.0, 2.0, 3.0]),
+        (vec![(256, f32s(&[f32::NAN]))], Some("no rotation"), [2.0, 2.0, 3.0]),
         (vec![codes(1, 0), (256, f32s(&[0.0, 0.0, 1.2]))], Some("longer than 1"), [2.0, 2.0, 3.0]),
         // Sizes that the sform doesn't have.
         (vec![codes(0, 1), sizes([1.0, 2.0, 2.0, 1.0])], Some("pixdim[3] = 1"), [2.0, 2.0, 3.0]),
