@@ -6,12 +6,13 @@ use std::path::Path;
 
 use crate::support::World;
 
-const VERBS: [&str; 14] = [
+const VERBS: [&str; 15] = [
     "",
     "demo",
     "train",
     "screen",
     "evaluate",
+    "inspect",
     "data",
     "data phantom",
     "env",

@@ -5,6 +5,7 @@
 mod aids;
 mod every_way;
 mod help;
+mod inspect;
 mod messages;
 mod real;
 mod resume;

@@ -15,6 +15,8 @@ const SILENT_VOXELS: f64 = 0.5;
 const FLATTEST: f64 = 0.05;
 /// Voxel sizes of scanners, in mm, with much room.
 const USUAL_MM: [f64; 2] = [0.02, 50.0];
+/// A kilometre. What is larger is no number that anybody meant.
+const FARTHEST_MM: f64 = 1e6;
 
 /// Voxel to world in mm as NIfTI orders it: sform where its code says so, else qform, else pixdim alone; and what is odd about it.
 pub(super) fn affine(path: &Path, f: &Fields, shape: [usize; 3]) -> Result<(Affine, Vec<Warning>)> {
@@ -35,7 +37,7 @@ pub(super) fn affine(path: &Path, f: &Fields, shape: [usize; 3]) -> Result<(Affi
         if name != "sform"
             && let Some(a) = (1..4).find(|&a| !f.pixdim[a].is_finite() || f.pixdim[a] == 0.0)
         {
-            let found = format!("a voxel size of pixdim[{a}] = {} and no sform", f.pixdim[a]);
+            let found = format!("a voxel size of pixdim[{a}] = {:?} and no sform", f.pixdim[a]);
             return Err(Error::file(path, found, "a finite size above 0 mm", "repair the header's geometry"));
         }
         let expected = "three independent directions with finite numbers";
@@ -45,33 +47,41 @@ pub(super) fn affine(path: &Path, f: &Fields, shape: [usize; 3]) -> Result<(Affi
     let (scale, unit) = unit(f.units, in_units(stored).spacing_mm());
     warnings.extend(unit);
     let grid = in_units(scaled(&stored, scale));
+    if grid.affine.as_flattened().iter().any(|v| v.abs() > FARTHEST_MM) {
+        let expected = format!("sizes and places below {FARTHEST_MM} mm");
+        return Err(Error::file(path, format!("a {name} of {}", text(&stored)), expected, "repair the header's geometry"));
+    }
     let spacing = grid.spacing_mm();
     let silent = SILENT_MM.min(spacing.into_iter().fold(f64::INFINITY, f64::min) * SILENT_VOXELS);
-    let no_further = format!("at most {silent:.2} mm");
 
     if name == "pixdim" {
         let action = "read with its first axis to the left and its middle at 0; give it the scanner's orientation (dcm2niix)";
         warnings.push(Warning::new("neither sform nor qform: only the voxel sizes are known", "where the scan lies", action));
     }
+    let fits = |q: &Affine| spans(q) && scaled(q, scale).as_flattened().iter().all(|v| v.abs() <= FARTHEST_MM);
     let apart = match qform {
-        Some(q) if name == "sform" && spans(&q) => grid.corner_distance_mm(&in_units(scaled(&q, scale))),
+        Some(q) if name == "sform" && fits(&q) => grid.corner_distance_mm(&in_units(scaled(&q, scale))),
         _ => 0.0,
     };
     let sizes_apart = |a: usize| (f.pixdim[a + 1].abs() * scale - spacing[a]).abs() * shape[a] as f64;
-    if name == "sform" && qform.is_some_and(|q| !spans(&q)) {
-        warnings.push(Warning::new("a qform that is no rotation with finite sizes", "the sform's places", "the sform was taken; repair the header"));
+    if name == "sform" && qform.is_some_and(|q| !fits(&q)) {
+        warnings.push(Warning::new(
+            "a qform that is no rotation with finite sizes",
+            "the sform's places",
+            "the sform was taken; repair the header",
+        ));
     } else if apart > silent {
         let action = "the sform was taken; where left and right or the position are wrong, remove it or repair it";
-        warnings.push(Warning::new(format!("sform and qform that lie {apart:.2} mm apart"), no_further.clone(), action));
+        warnings.push(Warning::new(format!("sform and qform that lie {apart:.2} mm apart"), format!("at most {silent:.2} mm"), action));
     } else if name == "sform"
         && let Some(a) = (0..3).find(|&a| !(sizes_apart(a) <= silent))
     {
-        let found = format!("pixdim[{}] = {}, where the sform has steps of {:.4} mm", a + 1, f.pixdim[a + 1], spacing[a]);
+        let found = format!("pixdim[{}] = {:?}, where the sform has steps of {:.4} mm", a + 1, f.pixdim[a + 1], spacing[a]);
         warnings.push(Warning::new(found, "one voxel size", "the sform was taken; repair the header"));
     }
     if let Some(a) = (1..4).find(|&a| f.pixdim[a] < 0.0) {
         let action = if name == "sform" { "the sform was taken; repair the header" } else { "its size was taken; repair the header" };
-        warnings.push(Warning::new(format!("pixdim[{a}] = {}", f.pixdim[a]), "a size above 0", action));
+        warnings.push(Warning::new(format!("pixdim[{a}] = {:?}", f.pixdim[a]), "a size above 0", action));
     }
     if name == "qform" && f.quatern.iter().map(|v| v * v).sum::<f64>() > 1.001 {
         let found = format!("a quaternion of {:?}, longer than 1", f.quatern);
@@ -84,7 +94,7 @@ pub(super) fn affine(path: &Path, f: &Fields, shape: [usize; 3]) -> Result<(Affi
     }
     if let Some(size) = spacing.into_iter().find(|&s| !usual(s)) {
         let expected = format!("{} to {} mm", USUAL_MM[0], USUAL_MM[1]);
-        warnings.push(Warning::new(format!("a voxel size of {size} mm"), expected, "check the header's spacing"));
+        warnings.push(Warning::new(format!("a voxel size of {size:?} mm"), expected, "check the header's spacing"));
     }
     Ok((grid.affine, warnings))
 }
@@ -99,7 +109,8 @@ fn scaled(m: &Affine, scale: f64) -> Affine {
 
 /// Rows, short enough for a sentence.
 fn text(m: &Affine) -> String {
-    m.map(|row| format!("({})", row.map(|v| format!("{v:.4}")).join(" "))).join(" ")
+    let number = |v: f64| if v.abs() < 1e6 { format!("{v:.4}") } else { format!("{v:.1e}") };
+    m.map(|row| format!("({})", row.map(number).join(" "))).join(" ")
 }
 
 /// Finite, and no axis (nearly) in the plane of the others.

@@ -266,6 +266,10 @@ impl Layout {
             let action = "the stored values were taken as they are; repair the header";
             warnings.push(Warning::new(format!("scl_slope = {slope}"), "a finite number", action));
         }
+        if slope < 0.0 && slope.is_finite() {
+            let action = "it was applied; check that air is at -1000 and not at 1000";
+            warnings.push(Warning::new(format!("scl_slope = {slope:?}"), "a slope above 0", action));
+        }
         let scaled = slope != 0.0 && slope.is_finite();
         if scaled && !inter.is_finite() {
             return refuse(format!("scl_inter = {inter}"), "a finite number", "repair the header");
@@ -304,7 +308,12 @@ fn is_pair(path: &Path, bytes: &[u8], version: Version) -> Result<bool> {
         ("an Analyze 7.5 header", "Analyze doesn't tell left from right: convert the original scan again (dcm2niix)")
     } else {
         let text = magic.escape_ascii();
-        return Err(Error::file(path, format!("a header with the wrong magic \"{text}\""), "magic n+1", "the file is damaged: copy it again"));
+        return Err(Error::file(
+            path,
+            format!("a header with the wrong magic \"{text}\""),
+            "magic n+1",
+            "the file is damaged: copy it again",
+        ));
     };
     Err(Error::file(path, found, "a NIfTI-1 or NIfTI-2 header", action))
 }

@@ -22,6 +22,16 @@ pub enum Grade {
     Error,
 }
 
+impl std::fmt::Display for Grade {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Grade::Ok => "ok",
+            Grade::Warn => "warn",
+            Grade::Error => "error",
+        })
+    }
+}
+
 /// What a file without a mask was judged as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -212,7 +222,9 @@ impl Reasons {
             Error::File { path, found, expected, action } if path.display().to_string() != self.file => {
                 Warning::new(format!("{}: {found}", path.display()), expected, action)
             }
-            Error::File { found, expected, action, .. } | Error::Mismatch { found, expected, action, .. } => Warning { found, expected, action },
+            Error::File { found, expected, action, .. } | Error::Mismatch { found, expected, action, .. } => {
+                Warning { found, expected, action }
+            }
             other => Warning::new(other.to_string(), "a scan or a label map", "copy or convert the file again"),
         };
         self.add(Grade::Error, said);

@@ -91,6 +91,23 @@ pub fn open_header(path: &Path) -> Result<Geometry> {
     }
 }
 
+/// How files begin that often stand where a scan should.
+const FOREIGN: [(&[u8], &str); 13] = [
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "a file that was gzipped twice"),
+    (b"BZh", "a bzip2 file"),
+    (b"\xfd7zXZ", "an xz file"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file"),
+    (b"7z\xbc\xaf", "a 7-Zip archive"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
+    (b"<", "a web page or XML text"),
+    (b"{", "a JSON text"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"\x89HDF", "an HDF5 or MINC file"),
+    (b"\x93NUMPY", "a NumPy array, which says nothing about the world"),
+];
+
 /// What a file is, with what its reader needs.
 enum Format {
     Nifti(Box<nifti::Scan>),
@@ -117,12 +134,18 @@ fn sniff(mut source: Source) -> Result<Format> {
     }
     let found = match version {
         Some((version, _)) => format!("the first {} bytes of a {} header", head.len(), version.name()),
-        None if head.starts_with(b"PK\x03\x04") => "a zip archive".into(),
-        None if head.starts_with(b"version https://git-lfs") => "a Git LFS pointer, not the file itself".into(),
         None if [b"n+1\0", b"ni1\0"].iter().any(|m| head.get(344..348) == Some(&m[..])) => "sizeof_hdr that is not 348".into(),
-        None => "content that is no NIfTI, DICOM or NRRD header".into(),
+        None => match FOREIGN.iter().find(|(magic, _)| head.starts_with(magic)) {
+            Some((_, what)) => (*what).into(),
+            None => "content that is no NIfTI, DICOM or NRRD header".into(),
+        },
     };
-    Err(Error::file(&source.path, found, "a NIfTI, DICOM or NRRD file, plain or gzipped", "copy or convert the file again (dcm2niix, nibabel)"))
+    Err(Error::file(
+        &source.path,
+        found,
+        "a NIfTI, DICOM or NRRD file, plain or gzipped",
+        "copy or convert the file again (dcm2niix, nibabel)",
+    ))
 }
 
 /// Adds a warning where the ending of a name says something else than the content.
@@ -140,7 +163,8 @@ fn misnamed<T>(mut opened: Opened<T>, path: &Path, gzip: bool) -> Opened<T> {
         let found = format!("a {} file with the name of a {says} file", opened.format);
         opened.warnings.push(Warning::new(found, "a name that says what the file is", "the content was taken; rename the file"));
     } else if named_gz != gzip && (named_gz || says == "NIfTI") {
-        let found = if gzip { "a gzipped file whose name doesn't end in .gz" } else { "a file that is not gzipped and whose name ends in .gz" };
+        let found =
+            if gzip { "a gzipped file whose name doesn't end in .gz" } else { "a file that is not gzipped and whose name ends in .gz" };
         opened.warnings.push(Warning::new(found, "a name that says what the file is", "the content was taken; rename the file"));
     }
     opened

@@ -159,11 +159,14 @@ impl Survey {
 
     /// Refuses values that are no labels, and says what they look like.
     fn are_labels(&self, path: &Path) -> Result<()> {
-        let range = format!("values from {} to {}", self.min, self.max);
+        let range = format!("values from {:?} to {:?}", self.min, self.max);
         let (found, action) = if self.not_finite > 0 {
-            (format!("{} of {} labels that are NaN or infinite", self.not_finite, self.voxels), "write the label map again as whole numbers")
+            (
+                format!("{} of {} labels that are NaN or infinite", self.not_finite, self.voxels),
+                "write the label map again as whole numbers",
+            )
         } else if self.fractional > 0 && self.min >= 0.0 && self.max <= 1.0 {
-            (format!("fractions from {} to {}: probabilities", self.min, self.max), "choose a threshold and write 0 and 1")
+            (format!("fractions from {:?} to {:?}: probabilities", self.min, self.max), "choose a threshold and write 0 and 1")
         } else if self.fractional > 0 {
             (format!("fractional {range}"), "give the label file, not the image")
         } else if self.min < 0.0 || self.max > 255.0 {
@@ -231,7 +234,8 @@ fn fill(data: &mut [f32]) -> Option<Warning> {
     }
     let (low, high) = data.iter().filter(|v| v.is_finite()).fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
     data.iter_mut().filter(|v| !v.is_finite()).for_each(|v| *v = if *v == f32::INFINITY { high } else { low });
-    let action = format!("they were read as the lowest value of the scan, {low} (plus infinity as the highest, {high}); fill them as you mean them");
+    let action =
+        format!("they were read as the lowest value of the scan, {low} (plus infinity as the highest, {high}); fill them as you mean them");
     Some(Warning::new(format!("{lacking} of {} voxels NaN or infinite", data.len()), "HU in every voxel", action))
 }
 

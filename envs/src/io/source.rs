@@ -197,7 +197,11 @@ struct End {
 }
 
 fn flaw(e: std::io::Error) -> String {
-    if e.kind() == ErrorKind::UnexpectedEof { "a gzip stream without its end".into() } else { format!("damage behind the last voxel ({e})") }
+    if e.kind() == ErrorKind::UnexpectedEof {
+        "a gzip stream without its end".into()
+    } else {
+        format!("damage behind the last voxel ({e})")
+    }
 }
 
 fn out_of_memory(path: &Path, bytes: usize) -> Error {

@@ -138,9 +138,12 @@ pub fn of_labels(labels: &[u8]) -> Vec<(Grade, Warning)> {
             "check that the scan is meant to be free of lesions; the labels may have been lost",
         ),
         [255] => says(Grade::Warn, "values 0 and 255".into(), "0 and 1", "renumber 255 to 1"),
-        [label] if label != 1 => {
-            says(Grade::Warn, format!("only the label {label}"), "the label 1", "check which label is meant; name it as a lesion class, or renumber it")
-        }
+        [label] if label != 1 => says(
+            Grade::Warn,
+            format!("only the label {label}"),
+            "the label 1",
+            "check which label is meant; name it as a lesion class, or renumber it",
+        ),
         _ if !has_patches(labels, present.len()) => {
             let found = format!("{} different values without patches of one value: an image", present.len());
             says(Grade::Error, found, "a label map", "give the label file, not the image");

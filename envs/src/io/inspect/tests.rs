@@ -69,7 +69,7 @@ fn odd_files_of_other_tools_get_a_verdict() {
         ("ibsi2_all_ones_mask.nii.gz", Warn, "1 in every voxel"),
         ("ibsi2_empty_image.nii.gz", Warn, "0 in every voxel"),
         ("ibsi2_orientation_32x48x64.nii.gz", Warn, "8 bits"),
-        ("ibsi_digital_phantom_5x4x4.nii.gz", Warn, "normalised"),
+        ("ibsi_digital_phantom_5x4x4.nii.gz", Warn, "% of all voxels"),
         ("ibsi_digital_phantom_mask_5x4x4.nii.gz", Ok, ""),
         ("int64.nii", Ok, ""),
         ("int8.nii", Ok, ""),
@@ -170,7 +170,8 @@ fn what_is_not_hu_is_told_apart() {
     let windowed = |v: f32| ((v + 160.0) / 400.0).clamp(0.0, 1.0);
     let mean = body.iter().sum::<f32>() / body.len() as f32;
     let mut noise = stream(4, "inspect-tests", 0, 0);
-    let padded = |f: &dyn Fn(f32) -> f32, padding: f32| body.iter().enumerate().map(|(n, &v)| if n < 900 { padding } else { f(v) }).collect();
+    let padded =
+        |f: &dyn Fn(f32) -> f32, padding: f32| body.iter().enumerate().map(|(n, &v)| if n < 900 { padding } else { f(v) }).collect();
     let cases: Vec<(&str, Vec<f32>, &str)> = vec![
         ("HU", body.clone(), ""),
         ("HU, padded", padded(&|v| v, -3024.0), ""),
@@ -231,8 +232,8 @@ fn what_is_no_good_mask_is_told_apart() {
         ("nothing", map(&|_| 0.0), Warn, "no labelled voxel"),
         ("everything", map(&|_| 1.0), Warn, "100.0 % of all voxels"),
         ("inverted", map(&|l| 1.0 - f32::from(l)), Warn, "% of all voxels"),
-        ("negative", first(-1.0), Error, "from -1 to 1"),
-        ("too large", first(1000.0), Error, "to 1000"),
+        ("negative", first(-1.0), Error, "from -1.0 to 1.0"),
+        ("too large", first(1000.0), Error, "to 1000.0"),
         ("probabilities", map(&|l| 0.9 * f32::from(l)), Error, "probabilities"),
         ("interpolated", first(1.5), Error, "fractional"),
         ("not a number", first(f32::NAN), Error, "1 of 10560 labels"),

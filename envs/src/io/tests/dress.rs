@@ -147,7 +147,8 @@ fn half_a_pair_is_refused_in_a_sentence() {
 
 #[test]
 fn an_output_keeps_the_version_and_makes_one_file_of_a_pair() {
-    let singles = [file(&grid(), Dtype::Int16, true, value), second(&grid(), Dtype::Int16, true, value), second(&grid(), Dtype::Int16, false, value)];
+    let singles =
+        [file(&grid(), Dtype::Int16, true, value), second(&grid(), Dtype::Int16, true, value), second(&grid(), Dtype::Int16, false, value)];
     for mut single in singles {
         let (version, big) = Version::of(&single).unwrap();
         // Text that must stay: descrip.
@@ -225,6 +226,7 @@ fn odd_headers_are_read_with_a_warning() {
         (vec![(72, i16s(&[8]))], Some("bitpix = 8"), [2.0, 2.0, 3.0]),
         (vec![(108, f32s(&[0.0]))], Some("vox_offset = 0"), [2.0, 2.0, 3.0]),
         (vec![(112, f32s(&[f32::NEG_INFINITY]))], Some("scl_slope = -inf"), [2.0, 2.0, 3.0]),
+        (vec![(112, f32s(&[-1.0]))], Some("scl_slope = -1.0"), [2.0, 2.0, 3.0]),
         (vec![codes(0, 0)], Some("neither sform nor qform"), [2.0, 2.0, 3.0]),
         (vec![codes(1, 0)], None, [2.0, 2.0, 3.0]),
         (vec![codes(0, 1)], None, [2.0, 2.0, 3.0]),
@@ -238,12 +240,12 @@ fn odd_headers_are_read_with_a_warning() {
         (vec![(256, f32s(&[f32::NAN]))], Some("no rotation"), [2.0, 2.0, 3.0]),
         (vec![codes(1, 0), (256, f32s(&[0.0, 0.0, 1.2]))], Some("longer than 1"), [2.0, 2.0, 3.0]),
         // Sizes that the sform doesn't have.
-        (vec![codes(0, 1), sizes([1.0, 2.0, 2.0, 1.0])], Some("pixdim[3] = 1"), [2.0, 2.0, 3.0]),
-        (vec![codes(0, 1), sizes([1.0, 2.0, 0.0, 3.0])], Some("pixdim[2] = 0"), [2.0, 2.0, 3.0]),
+        (vec![codes(0, 1), sizes([1.0, 2.0, 2.0, 1.0])], Some("pixdim[3] = 1.0"), [2.0, 2.0, 3.0]),
+        (vec![codes(0, 1), sizes([1.0, 2.0, 0.0, 3.0])], Some("pixdim[2] = 0.0"), [2.0, 2.0, 3.0]),
         (vec![codes(0, 1), sizes([1.0, f32::NAN, 2.0, 3.0])], Some("pixdim[1] = NaN"), [2.0, 2.0, 3.0]),
         (vec![codes(0, 1), sizes([1.0, 2.0, 2.0, 3.01])], None, [2.0, 2.0, 3.0]),
-        (vec![codes(1, 0), sizes([1.0, 2.0, -2.0, 3.0])], Some("pixdim[2] = -2"), [2.0, 2.0, 3.0]),
-        (vec![codes(0, 1), sizes([1.0, 2.0, -2.0, 3.0])], Some("pixdim[2] = -2"), [2.0, 2.0, 3.0]),
+        (vec![codes(1, 0), sizes([1.0, 2.0, -2.0, 3.0])], Some("pixdim[2] = -2.0"), [2.0, 2.0, 3.0]),
+        (vec![codes(0, 1), sizes([1.0, 2.0, -2.0, 3.0])], Some("pixdim[2] = -2.0"), [2.0, 2.0, 3.0]),
         // Tilted by 18.5 degrees about x: the last slice is 19 * 1 mm off.
         (vec![codes(0, 1), sform(with(6, 1.0)), sizes([1.0, 2.0, 2.0, 3.1623])], Some("71.57 degrees"), [2.0, 2.0, 3.16228]),
         (vec![codes(0, 1), sform(with(6, 0.01))], None, [2.0, 2.0, 3.0]),
@@ -256,7 +258,7 @@ fn odd_headers_are_read_with_a_warning() {
         (vec![units(0)], None, [2.0, 2.0, 3.0]),
         (vec![units(10)], None, [2.0, 2.0, 3.0]),
         // Sizes that no scanner makes.
-        (vec![codes(1, 0), sizes([1.0, 2.0, 2.0, 999.0])], Some("999 mm"), [2.0, 2.0, 999.0]),
+        (vec![codes(1, 0), sizes([1.0, 2.0, 2.0, 999.0])], Some("999.0 mm"), [2.0, 2.0, 999.0]),
         (vec![codes(1, 0), sizes([1.0, 0.001, 2.0, 3.0])], Some("0.001"), [0.001, 2.0, 3.0]),
     ];
     for (patches, word, spacing) in cases {
@@ -315,9 +317,12 @@ fn voxels_without_a_number_are_filled_and_said() {
 #[test]
 fn what_is_no_label_is_said() {
     let g = Geometry::ras([2, 1, 1], [1.0; 3], [0.0; 3]);
-    for (values, word) in
-        [([0.0, 0.5], "probabilities"), ([0.0, 3.5], "fractional values from 0 to 3.5"), ([-1024.0, 3.0], "from -1024 to 3"), ([0.0, 256.0], "to 256")]
-    {
+    for (values, word) in [
+        ([0.0, 0.5], "probabilities"),
+        ([0.0, 3.5], "fractional values from 0.0 to 3.5"),
+        ([-1024.0, 3.0], "from -1024.0 to 3.0"),
+        ([0.0, 256.0], "to 256.0"),
+    ] {
         let bytes = [&file(&g, Dtype::Float32, true, |_, _, _| 0)[..352], &le(&values, f32::to_be_bytes)].concat();
         let (_dir, path) = folder_with(&bytes);
         let e = open_labels(&path).unwrap_err().to_string();
@@ -343,7 +348,10 @@ fn content_decides_and_a_wrong_name_is_said() {
         let path = dir.path().join(name);
         std::fs::write(&path, if packed { gz(&bytes) } else { bytes.clone() }).unwrap();
         for warnings in [read(&path).unwrap().warnings, read_labels(&path, None).unwrap().warnings] {
-            assert!(warnings.len() == usize::from(word.is_some()) && word.is_none_or(|w| warnings[0].found.contains(w)), "{name}: {warnings:?}");
+            assert!(
+                warnings.len() == usize::from(word.is_some()) && word.is_none_or(|w| warnings[0].found.contains(w)),
+                "{name}: {warnings:?}"
+            );
         }
     }
 }
@@ -355,12 +363,34 @@ fn what_follows_the_voxels_is_not_read_and_said() {
     let members = [gz(&bytes), gz(&[7; 1000])].concat();
     // The empty member at the end is how bgzip says "complete".
     let bgzip = [gz(&bytes[..500]), gz(&bytes[500..]), gz(b"")].concat();
-    for (name, stored, word) in
-        [("plain", longer.clone(), Some("1000 more bytes")), ("packed", gz(&longer), Some("more content")), ("members", members, Some("more content")), ("bgzip", bgzip, None)]
-    {
+    for (name, stored, word) in [
+        ("plain", longer.clone(), Some("1000 more bytes")),
+        ("packed", gz(&longer), Some("more content")),
+        ("members", members, Some("more content")),
+        ("bgzip", bgzip, None),
+    ] {
         let (_dir, path) = folder_with(&stored);
         let opened = read(&path).unwrap();
         let said: Vec<_> = opened.warnings.iter().map(|w| w.found.as_str()).collect();
         assert!(said.len() == usize::from(word.is_some()) && word.is_none_or(|w| said[0].contains(w)), "{name}: {said:?}");
+    }
+}
+
+#[test]
+fn what_is_no_scan_is_named() {
+    let twice = gz(&gz(&file(&grid(), Dtype::Int16, false, value)));
+    for (content, word) in [
+        (&twice[..], "gzipped twice"),
+        (b"PK\x03\x04 and more", "zip"),
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"{\"error\": 404}", "JSON"),
+        (b"\x93NUMPY\x01", "NumPy"),
+        (b"just some text", "no NIfTI, DICOM or NRRD"),
+        (b"x", "no NIfTI, DICOM or NRRD"),
+    ] {
+        let (_dir, path) = folder_with(content);
+        let e = open(&path).unwrap_err().to_string();
+        assert!(e.contains(word), "{word}: {e}");
     }
 }
