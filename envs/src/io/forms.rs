@@ -74,7 +74,7 @@ pub(super) fn affine(path: &Path, f: &Fields, shape: [usize; 3]) -> Result<(Affi
         let action = "the sform was taken; where left and right or the position are wrong, remove it or repair it";
         warnings.push(Warning::new(format!("sform and qform that lie {apart:.2} mm apart"), format!("at most {silent:.2} mm"), action));
     } else if name == "sform"
-        && let Some(a) = (0..3).find(|&a| !(sizes_apart(a) <= silent))
+        && let Some(a) = (0..3).find(|&a| sizes_apart(a).is_nan() || sizes_apart(a) > silent)
     {
         let found = format!("pixdim[{}] = {:?}, where the sform has steps of {:.4} mm", a + 1, f.pixdim[a + 1], spacing[a]);
         warnings.push(Warning::new(found, "one voxel size", "the sform was taken; repair the header"));

@@ -246,7 +246,7 @@ impl Reasons {
         }
         let off = mask.corner_distance_mm(&image);
         let allowed = 0.1 * image.spacing_mm().into_iter().fold(f64::INFINITY, f64::min);
-        if !(off <= allowed) {
+        if off > allowed {
             let (found, expected) = (format!("a mask whose corner lies {off:.2} mm off"), format!("at most {allowed:.2} mm"));
             self.add(Grade::Error, Warning::new(found, expected, action));
         }

@@ -19,7 +19,7 @@ const FEW_LABELS: usize = 32;
 /// Share of a voxel's neighbours of its own value; noise of an image leaves far less, organs more.
 const LEAST_EQUAL: f64 = 0.6;
 /// A lesion or organ mask that covers more of the scan is filled or inverted.
-const MOST_COVERED: f64 = 0.9;
+const MOST_COVERED: f64 = 0.95;
 
 struct Values {
     min: f32,

@@ -83,7 +83,7 @@ fn odd_files_of_other_tools_get_a_verdict() {
         ("pair_minimal.img", Warn, "neither sform nor qform"),
         ("rgb24_3d.nii", Error, "RGB"),
         ("rgba32_4d.nii", Error, ""),
-        ("tiny_4x5x7.nii.gz", Warn, "8 bits"),
+        ("tiny_4x5x7.nii.gz", Warn, "0 and 255"),
     ] {
         let report = inspect(&dir.join(name), None);
         check_wording(&report);
@@ -276,9 +276,9 @@ fn grids_are_compared_in_the_world() {
 
     // The same places with the first two axes backwards: LPS.
     let mut turned = moved(0.0);
-    for a in 0..2 {
+    for (a, n) in SHAPE.into_iter().enumerate().take(2) {
         turned.affine[a][a] = -3.0;
-        turned.affine[a][3] = 3.0 * (SHAPE[a] as f64 - 1.0);
+        turned.affine[a][3] = 3.0 * (n as f64 - 1.0);
     }
     let backwards: Vec<u8> = (0..nx * ny).rev().flat_map(|column| lesion[column * nz..][..nz].to_vec()).collect();
     let mask = check("LPS", &turned, &backwards, "");
