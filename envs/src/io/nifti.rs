@@ -61,10 +61,11 @@ impl Scan {
 
     pub fn read_volume(mut self) -> Result<Opened<Volume>> {
         let path = self.source.path.clone();
-        let raw = self.raw(|seen| if seen.is_finite() { Ok(()) } else { Err(no_number(&path)) })?;
         let (dtype, scaling) = (self.layout.dtype, self.layout.scaling);
-        let voxels = &raw[self.layout.offset as usize..];
         let may_lack = dtype.is_float() || scaling.is_some();
+        let judge = |seen: &Survey| if seen.is_finite() { Ok(()) } else { Err(no_number(&path)) };
+        let raw = self.raw(may_lack.then_some(&judge))?;
+        let voxels = &raw[self.layout.offset as usize..];
         if may_lack && !with_type!(dtype, any_finite(voxels, scaling)) {
             return Err(no_number(&path));
         }
@@ -77,10 +78,11 @@ impl Scan {
 
     pub fn read_labels(mut self) -> Result<Opened<Labels>> {
         let path = self.source.path.clone();
-        let raw = self.raw(|seen| seen.are_labels(&path))?;
         let (dtype, scaling) = (self.layout.dtype, self.layout.scaling);
+        let may_be_none = dtype != Dtype::Uint8 || scaling.is_some();
+        let raw = self.raw(may_be_none.then_some(&|seen| seen.are_labels(&path)))?;
         let voxels = &raw[self.layout.offset as usize..];
-        if dtype != Dtype::Uint8 || scaling.is_some() {
+        if may_be_none {
             with_type!(dtype, survey(voxels, scaling)).are_labels(&path)?;
         }
         let mut data = zeroed::<u8>(self.layout.geometry.voxels(), &path)?;
@@ -90,27 +92,29 @@ impl Scan {
 
     /// Everything up to the last voxel, numbers turned to little-endian.
     ///
-    /// Where the content is large beside the file, it is looked through first, and `judge` may refuse it before room is made for it.
-    fn raw(&mut self, judge: impl Fn(&Survey) -> Result<()>) -> Result<Vec<u8>> {
+    /// Where the content is large beside the file, it is looked through first, and `judge` may refuse it before room is made for it. None: any
+    /// number will do.
+    fn raw(&mut self, judge: Option<&dyn Fn(&Survey) -> Result<()>>) -> Result<Vec<u8>> {
         let (needed, size) = (self.layout.bytes_needed(), self.layout.dtype.bytes());
-        let mut raw = if self.source.is_modest(needed) {
-            self.source.read(needed)?
-        } else {
-            let mut seen = Survey::default();
-            let (mut skip, mut pending) = (self.layout.offset, Vec::new());
-            self.source.look(needed, |chunk| {
-                let skipped = skip.min(chunk.len() as u64);
-                skip -= skipped;
-                pending.extend_from_slice(&chunk[skipped as usize..]);
-                let whole = pending.len() / size * size;
-                if self.layout.big_endian {
-                    swap_bytes(&mut pending[..whole], size);
-                }
-                seen = with_type!(self.layout.dtype, survey(&pending[..whole], self.layout.scaling)).and(seen);
-                pending.drain(..whole);
-            })?;
-            judge(&seen)?;
-            self.source.read_looked(needed)?
+        let mut raw = match judge {
+            Some(judge) if !self.source.is_modest(needed) => {
+                let mut seen = Survey::default();
+                let (mut skip, mut pending) = (self.layout.offset, Vec::new());
+                self.source.look(needed, |chunk| {
+                    let skipped = skip.min(chunk.len() as u64);
+                    skip -= skipped;
+                    pending.extend_from_slice(&chunk[skipped as usize..]);
+                    let whole = pending.len() / size * size;
+                    if self.layout.big_endian {
+                        swap_bytes(&mut pending[..whole], size);
+                    }
+                    seen = with_type!(self.layout.dtype, survey(&pending[..whole], self.layout.scaling)).and(seen);
+                    pending.drain(..whole);
+                })?;
+                judge(&seen)?;
+                self.source.read_looked(needed)?
+            }
+            _ => self.source.read(needed)?,
         };
         if self.layout.big_endian {
             swap_bytes(&mut raw[self.layout.offset as usize..], size);

@@ -24,7 +24,8 @@ pub(super) fn for_output(path: &Path, geometry: &Geometry, dtype: Dtype) -> Resu
                     action: "bring the result back to the grid of the input before writing".into(),
                 });
             }
-            (stored.as_ref().clone(), layout.version)
+            let bytes = stored.bytes[..layout.version.bytes()].to_vec();
+            (StoredHeader { bytes, big_endian: layout.big_endian }, layout.version)
         }
         None => (StoredHeader { bytes: fresh(path, geometry)?, big_endian: false }, Version::One),
     };
