@@ -31,6 +31,9 @@ macro_rules! with_type {
     };
 }
 
+/// Refuses voxels that can't be used.
+type Judge<'a> = &'a dyn Fn(&Survey) -> Result<()>;
+
 /// A NIfTI scan whose header was understood and whose voxels are still to be read.
 pub(super) struct Scan {
     pub layout: Layout,
@@ -94,7 +97,7 @@ impl Scan {
     ///
     /// Where the content is large beside the file, it is looked through first, and `judge` may refuse it before room is made for it. None: any
     /// number will do.
-    fn raw(&mut self, judge: Option<&dyn Fn(&Survey) -> Result<()>>) -> Result<Vec<u8>> {
+    fn raw(&mut self, judge: Option<Judge>) -> Result<Vec<u8>> {
         let (needed, size) = (self.layout.bytes_needed(), self.layout.dtype.bytes());
         let mut raw = match judge {
             Some(judge) if !self.source.is_modest(needed) => {

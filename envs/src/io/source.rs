@@ -30,14 +30,15 @@ pub(super) struct Source {
 
 impl Source {
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
-        let meta = file.metadata().map_err(|e| Error::io(path, e))?;
+        // Before it is opened: a pipe would wait for its writer.
+        let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
         if !meta.is_file() {
             return Err(Error::file(path, "not a regular file", "a scan", "give the path of one scan"));
         }
         if meta.len() == 0 {
             return Err(Error::file(path, "an empty file", "a scan", "copy the file again"));
         }
+        let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
         let mut magic = Vec::new();
         file.by_ref().take(2).read_to_end(&mut magic).map_err(|e| Error::io(path, e))?;
         Ok(Source { path: path.to_owned(), warnings: Vec::new(), file, len: meta.len(), gzip: magic == [0x1f, 0x8b] })
