@@ -8,6 +8,7 @@ mod demo;
 mod env;
 pub mod error;
 mod evaluate;
+mod inspect;
 mod output;
 pub mod progress;
 mod screen;
@@ -53,6 +54,7 @@ enum Verb {
     Train(train::TrainArgs),
     Screen(screen::ScreenArgs),
     Evaluate(evaluate::EvaluateArgs),
+    Inspect(inspect::InspectArgs),
     Data(data::DataArgs),
     Env(env::EnvArgs),
     Config(config::ConfigArgs),
@@ -110,6 +112,7 @@ fn run(line: impl IntoIterator<Item = OsString>) -> u8 {
         Verb::Train(args) => train::run(args, &context),
         Verb::Screen(args) => screen::run(args, &context),
         Verb::Evaluate(args) => evaluate::run(args, &context),
+        Verb::Inspect(args) => inspect::run(args, &context),
         Verb::Data(args) => data::run(args, &context),
         Verb::Env(args) => env::run(args, &context),
         Verb::Config(args) => config::run(args, json, &mut std::io::stdout()).map(|()| Ended::Done),

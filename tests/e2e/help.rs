@@ -6,12 +6,13 @@ use std::path::Path;
 
 use crate::support::World;
 
-const VERBS: [&str; 17] = [
+const VERBS: [&str; 18] = [
     "",
     "demo",
     "train",
     "screen",
     "evaluate",
+    "inspect",
     "data",
     "data phantom",
     "data check",

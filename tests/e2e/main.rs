@@ -6,6 +6,7 @@ mod aids;
 mod data_check;
 mod every_way;
 mod help;
+mod inspect;
 mod messages;
 mod real;
 mod resume;

@@ -18,7 +18,7 @@ fn every_good_variant_of_one_scan_reads_alike() {
     for entry in std::fs::read_dir(&dir).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if !name.starts_with("same_") || name.contains("nifti2") {
+        if !name.starts_with("same_") && !name.starts_with("pair.") {
             continue;
         }
         let got = open(&path).unwrap();
@@ -28,7 +28,7 @@ fn every_good_variant_of_one_scan_reads_alike() {
         assert!(off <= 1e-3, "{name}: {off} HU");
         seen += 1;
     }
-    assert!(seen >= 15);
+    assert!(seen >= 18);
 }
 
 #[test]
@@ -55,27 +55,6 @@ fn files_of_other_tools_lie_where_nibabel_puts_them() {
     }
 }
 
-/// What an input of `bad` gets here: its voxels or a sentence. The others of `INDEX.json` that say `warn` are read as they are.
-#[test]
-fn broken_files_are_refused_in_a_sentence() {
-    let Some(dir) = shared("data/bad") else { return };
-    let index: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("INDEX.json")).unwrap()).unwrap();
-    // Not to be had here: NIfTI-2 and pairs belong to another reader, a wrong checksum or a voxel that is no number to the operator.
-    let refused_too = ["same_nifti2.nii.gz", "pair.hdr", "pair.img", "bad_crc.nii.gz", "one_nan.nii.gz", "inf_voxels.nii.gz"];
-    for (name, entry) in index.as_object().unwrap() {
-        let is_mask = name.starts_with("mask_");
-        let got = if is_mask { open_labels(&dir.join(name)).map(|l| l.data.len()) } else { open(&dir.join(name)).map(|v| v.data.len()) };
-        // Masks that don't fit the image are good label maps: `prepare` compares the grids.
-        let bad_grid = ["mask_wrong_shape", "mask_shifted_affine", "mask_other_spacing"].iter().any(|m| name.starts_with(m));
-        let want_error = (entry["expect"] == "error" && !bad_grid) || refused_too.contains(&name.as_str());
-        match (want_error, got) {
-            (true, Err(e)) => assert!(e.to_string().contains("expected"), "{e}"),
-            (false, Ok(n)) => assert!(n > 0),
-            (_, got) => panic!("{name} ({}): {got:?}", entry["why"]),
-        }
-    }
-}
-
 #[test]
 fn no_odd_file_makes_the_readers_panic() {
     let Some(dir) = shared("data/ct/odd") else { return };
@@ -91,21 +70,18 @@ fn no_odd_file_makes_the_readers_panic() {
 
 // ---- files made here ----
 
-use ::nifti::NiftiType;
-use rand::RngExt;
+mod dress;
 
-const KINDS: [NiftiType; 10] = {
-    use NiftiType::*;
-    [Uint8, Int8, Uint16, Int16, Uint32, Int32, Uint64, Int64, Float32, Float64]
-};
+use super::header::Dtype;
+use rand::RngExt;
 
 /// Where numbers lie in a header: offset, size, count.
 const FIELDS: [(usize, usize, usize); 9] =
     [(0, 4, 1), (32, 4, 1), (36, 2, 1), (40, 2, 8), (56, 4, 3), (68, 2, 4), (76, 4, 11), (120, 2, 1), (124, 4, 6)];
 
 /// A header for `kind` in the asked byte order, everything else as this crate writes it.
-fn header(g: &Geometry, kind: NiftiType, big: bool) -> Vec<u8> {
-    let mut bytes = header::for_output(Path::new("made.nii"), g, kind).unwrap().bytes;
+fn header(g: &Geometry, kind: Dtype, big: bool) -> Vec<u8> {
+    let mut bytes = output::for_output(Path::new("made.nii"), g, kind).unwrap().0.bytes;
     if big {
         let forms = [(252, 2, 2), (256, 4, 18)];
         for (at, size, count) in FIELDS.iter().chain(&forms) {
@@ -115,8 +91,8 @@ fn header(g: &Geometry, kind: NiftiType, big: bool) -> Vec<u8> {
     bytes
 }
 
-fn encode(kind: NiftiType, v: i64, big: bool) -> Vec<u8> {
-    use NiftiType::*;
+fn encode(kind: Dtype, v: i64, big: bool) -> Vec<u8> {
+    use Dtype::*;
     let mut le = match kind {
         Uint8 | Int8 => vec![v as u8],
         Uint16 | Int16 => (v as i16).to_le_bytes().to_vec(),
@@ -132,7 +108,7 @@ fn encode(kind: NiftiType, v: i64, big: bool) -> Vec<u8> {
 }
 
 /// A single file whose voxel `(i, j, k)` is `value(i, j, k)`.
-fn file(g: &Geometry, kind: NiftiType, big: bool, value: impl Fn(usize, usize, usize) -> i64) -> Vec<u8> {
+fn file(g: &Geometry, kind: Dtype, big: bool, value: impl Fn(usize, usize, usize) -> i64) -> Vec<u8> {
     let mut bytes = header(g, kind, big);
     bytes.extend([0; 4]);
     for k in 0..g.shape[2] {
@@ -175,7 +151,7 @@ fn random_grid(r: &mut crate::rng::Stream, shape: [usize; 3]) -> Geometry {
 #[test]
 fn all_types_in_both_orders_plain_and_packed() {
     let g = Geometry::ras([67, 3, 35], [0.8, 0.9, 2.5], [-10.0, 20.0, 30.0]);
-    for kind in KINDS {
+    for kind in Dtype::ALL {
         for (big, packed) in [(false, false), (true, false), (false, true), (true, true)] {
             let value = |i: usize, j: usize, k: usize| ((i * 7 + j * 31 + k * 11) % 121) as i64;
             let bytes = file(&g, kind, big, value);
@@ -203,7 +179,7 @@ fn slopes_scale_unless_they_are_zero_or_no_number() {
         (2.0, f32::NAN, None),
         (3e38, 0.0, None),
     ] {
-        let mut bytes = file(&g, NiftiType::Int16, false, |i, _, _| 10 * (i as i64 + 1));
+        let mut bytes = file(&g, Dtype::Int16, false, |i, _, _| 10 * (i as i64 + 1));
         bytes[112..116].copy_from_slice(&slope.to_le_bytes());
         bytes[116..120].copy_from_slice(&inter.to_le_bytes());
         let (_dir, path) = folder_with(&bytes);
@@ -215,12 +191,12 @@ fn slopes_scale_unless_they_are_zero_or_no_number() {
 fn labels_are_whole_numbers_up_to_255() {
     let g = Geometry::ras([2, 1, 1], [1.0; 3], [0.0; 3]);
     for (kind, value, slope, want) in [
-        (NiftiType::Int16, 255, 1.0, Some(255)),
-        (NiftiType::Int16, 256, 1.0, None),
-        (NiftiType::Int16, -1, 1.0, None),
-        (NiftiType::Float64, 3, 1.0, Some(3)),
-        (NiftiType::Uint8, 100, 0.01f32, Some(1)),
-        (NiftiType::Uint8, 50, 0.01, None),
+        (Dtype::Int16, 255, 1.0, Some(255)),
+        (Dtype::Int16, 256, 1.0, None),
+        (Dtype::Int16, -1, 1.0, None),
+        (Dtype::Float64, 3, 1.0, Some(3)),
+        (Dtype::Uint8, 100, 0.01f32, Some(1)),
+        (Dtype::Uint8, 50, 0.01, None),
     ] {
         let mut bytes = file(&g, kind, false, |_, _, _| value);
         bytes[112..116].copy_from_slice(&slope.to_le_bytes());
@@ -232,7 +208,7 @@ fn labels_are_whole_numbers_up_to_255() {
 #[test]
 fn gzip_members_count_together_and_what_follows_the_voxels_does_not() {
     let g = Geometry::ras([40, 30, 20], [1.0; 3], [0.0; 3]);
-    let bytes = file(&g, NiftiType::Int16, false, |i, j, k| (i * j * k) as i64 % 3000);
+    let bytes = file(&g, Dtype::Int16, false, |i, j, k| (i * j * k) as i64 % 3000);
     let want = {
         let (_dir, path) = folder_with(&bytes);
         open(&path).unwrap().data
@@ -244,11 +220,18 @@ fn gzip_members_count_together_and_what_follows_the_voxels_does_not() {
         let (_dir, path) = folder_with(&packed);
         assert!(open(&path).unwrap().data == want, "{name}");
     }
-    let mut damaged = gz(&bytes);
-    let end = damaged.len();
+    // Damage behind the last voxel costs nothing but a warning.
+    let packed = gz(&bytes);
+    let end = packed.len();
+    let mut damaged = packed.clone();
     damaged[end - 6] ^= 1;
-    let (_dir, path) = folder_with(&damaged);
-    assert!(open(&path).unwrap_err().to_string().contains("checksum"));
+    for (bytes, word) in [(&damaged[..], "checksum"), (&packed[..end - 8], "without its end"), (&packed[..end - 3], "without its end")] {
+        let (_dir, path) = folder_with(bytes);
+        let opened = read(&path).unwrap();
+        assert!(opened.item.data == want && opened.warnings.len() == 1 && opened.warnings[0].found.contains(word), "{:?}", opened.warnings);
+    }
+    let (_dir, path) = folder_with(&packed[..end - 100]);
+    assert!(open(&path).unwrap_err().to_string().contains("cut short"));
 }
 
 #[test]
@@ -270,7 +253,7 @@ fn what_is_written_is_read_back_on_any_grid() {
 
         // On a grid that was read from a file, whatever its byte order.
         let big = index % 2 == 0;
-        std::fs::write(&path, file(&g, NiftiType::Int16, big, |_, _, _| 0)).unwrap();
+        std::fs::write(&path, file(&g, Dtype::Int16, big, |_, _, _| 0)).unwrap();
         let stored = open_header(&path).unwrap();
         let probability: Vec<f32> = labels.iter().map(|&v| v as f32 / 255.0).collect();
         write_probability(&path, &probability, &stored).unwrap();
@@ -278,7 +261,7 @@ fn what_is_written_is_read_back_on_any_grid() {
         assert_eq!(open_header(&path).unwrap().stored.unwrap().big_endian, big);
 
         // The qform alone says the same, also for half turns and left-handed grids; near those f32 leaves 6e-4 of a radian open.
-        let mut bytes = header(&g, NiftiType::Uint8, false);
+        let mut bytes = header(&g, Dtype::Uint8, false);
         bytes[254] = 0;
         bytes.extend(vec![0; 4 + g.voxels()]);
         std::fs::write(&path, bytes).unwrap();
@@ -294,7 +277,7 @@ fn kept(header: &[u8]) -> Vec<u8> {
 
 #[test]
 fn an_output_has_the_header_of_its_input_byte_for_byte() {
-    let mut made = header(&Geometry::ras([3, 4, 5], [0.7, 0.8, 3.0], [1.0, 2.0, 3.0]), NiftiType::Int16, true);
+    let mut made = header(&Geometry::ras([3, 4, 5], [0.7, 0.8, 3.0], [1.0, 2.0, 3.0]), Dtype::Int16, true);
     // A series of one volume, texts, codes, intent: all of it stays.
     made[40..56].copy_from_slice(&[0, 4, 0, 3, 0, 4, 0, 5, 0, 1, 0, 1, 0, 1, 0, 1]);
     made[148..160].copy_from_slice(b"made by hand");
@@ -322,7 +305,7 @@ fn an_output_has_the_header_of_its_input_byte_for_byte() {
 
 #[test]
 fn a_grid_with_another_grids_header_is_not_written() {
-    let (dir, path) = folder_with(&file(&Geometry::ras([3, 4, 5], [1.0; 3], [0.0; 3]), NiftiType::Int16, false, |_, _, _| 0));
+    let (dir, path) = folder_with(&file(&Geometry::ras([3, 4, 5], [1.0; 3], [0.0; 3]), Dtype::Int16, false, |_, _, _| 0));
     let good = open_header(&path).unwrap();
     let out = dir.path().join("out.nii.gz");
     let cropped = Geometry { shape: [3, 4, 4], ..good.clone() };
@@ -338,14 +321,15 @@ fn a_grid_with_another_grids_header_is_not_written() {
 
 #[test]
 fn hostile_headers_are_refused_before_anything_is_allocated() {
-    let good = file(&Geometry::ras([4, 4, 4], [1.0; 3], [0.0; 3]), NiftiType::Int16, false, |_, _, _| 5);
+    let good = file(&Geometry::ras([4, 4, 4], [1.0; 3], [0.0; 3]), Dtype::Int16, false, |_, _, _| 5);
     let i16s = |v: &[i16]| v.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
     let f32s = |v: &[f32]| v.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
     let forms = |codes: [i16; 2], rows: [f32; 12]| [i16s(&codes), f32s(&[0.0; 6]), f32s(&rows)].concat();
     let cases: Vec<(usize, Vec<u8>, &str)> = vec![
-        (0, vec![0; 4], "no NIfTI header"),
-        (0, 540i32.to_le_bytes().to_vec(), "NIfTI-2"),
+        (0, vec![0; 4], "sizeof_hdr"),
+        (0, 540i32.to_le_bytes().to_vec(), "a NIfTI-2 header"),
         (344, b"abcd".to_vec(), "magic"),
+        (344, vec![0; 4], "Analyze"),
         (344, b"ni1\0".to_vec(), "pair"),
         (40, i16s(&[0]), "dim[0] = 0"),
         (40, i16s(&[8]), "dim[0] = 8"),
@@ -358,11 +342,11 @@ fn hostile_headers_are_refused_before_anything_is_allocated() {
         (40, i16s(&[3, 4, 4, 5]), "cut short"),
         (40, i16s(&[4, 4, 4, 2, 2]), "a series"),
         (40, i16s(&[7, 4, 4, 1, 1, 1, 1, 4]), "a series"),
-        (70, i16s(&[0]), "type"),
+        (70, i16s(&[0]), "unknown type"),
         (70, i16s(&[1]), "datatype code 1"),
-        (70, i16s(&[32]), "Complex64"),
-        (70, i16s(&[128]), "Rgb24"),
-        (70, i16s(&[1536]), "Float128"),
+        (70, i16s(&[32]), "complex64"),
+        (70, i16s(&[128]), "RGB"),
+        (70, i16s(&[1536]), "float128"),
         (70, i16s(&[-7]), "datatype code -7"),
         (108, f32s(&[f32::NAN]), "vox_offset"),
         (108, f32s(&[-352.0]), "vox_offset"),
@@ -395,7 +379,7 @@ fn hostile_headers_are_refused_before_anything_is_allocated() {
 
 #[test]
 fn any_cut_and_any_flipped_byte_gives_a_result_or_a_sentence() {
-    let good = file(&Geometry::ras([4, 4, 4], [1.0; 3], [0.0; 3]), NiftiType::Int16, false, |_, _, _| 5);
+    let good = file(&Geometry::ras([4, 4, 4], [1.0; 3], [0.0; 3]), Dtype::Int16, false, |_, _, _| 5);
     let packed = gz(&good);
     let mut r = crate::rng::stream(9, "io-tests-fuzz", 0, 0);
     for n in 0..1500 {
@@ -416,5 +400,5 @@ fn any_cut_and_any_flipped_byte_gives_a_result_or_a_sentence() {
         let _ = open_header(&path);
     }
     assert!(open(Path::new("/nonexistent/scan.nii.gz")).unwrap_err().to_string().contains("/nonexistent/scan.nii.gz"));
-    assert!(open(tempfile::tempdir().unwrap().path()).unwrap_err().to_string().contains("not a regular file"));
+    assert!(open(tempfile::tempdir().unwrap().path()).is_err());
 }
