@@ -121,13 +121,20 @@ impl Forecasts {
     /// Calibration in the large: the intercept that, added to every logit, makes expected equal observed; 0 is perfect. `None` where all
     /// or none happened.
     pub fn in_the_large(&self) -> Option<f64> {
-        logistic(&self.logits(), false).map(|(intercept, _)| intercept)
+        let both_happen = self.pairs.iter().any(|p| p.1) && self.pairs.iter().any(|p| !p.1);
+        if both_happen { logistic(&self.logits(), false).map(|(intercept, _)| intercept) } else { None }
     }
 
     /// Intercept and slope of the logistic regression of what happened on the logits (Cox); 0 and 1 are perfect, a slope below 1 is overconfident.
     /// `None` where all or none happened, all probabilities are equal, or they separate the outcomes (no finite slope).
     pub fn recalibration(&self) -> Option<(f64, f64)> {
-        logistic(&self.logits(), true)
+        let range = |kind: bool| {
+            let of_kind = self.pairs.iter().filter(move |p| p.1 == kind).map(|p| p.0);
+            of_kind.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), p| (low.min(p), high.max(p)))
+        };
+        // There is a finite slope only where the two kinds overlap.
+        let ((low, high), (low_not, high_not)) = (range(true), range(false));
+        if low < high_not && low_not < high { logistic(&self.logits(), true) } else { None }
     }
 }
 

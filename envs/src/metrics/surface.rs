@@ -103,8 +103,11 @@ pub fn contours(mask: &Runs, spacing_mm: [f64; 3]) -> Surface {
         let before = if y > 0 { mask.row(x, y - 1) } else { &[] };
         let here = if y < ny { mask.row(x, y) } else { &[] };
         for_each_corner([&[], &[], before, here], |z, code| {
-            surface.points.push([x as i32, y as i32, z as i32]);
-            surface.weights.push(lengths[code as usize]);
+            // With two of the four rows empty the walk also stops at corners inside of the mask.
+            if code != 0b1111 {
+                surface.points.push([x as i32, y as i32, z as i32]);
+                surface.weights.push(lengths[code as usize]);
+            }
         });
     }
     surface
