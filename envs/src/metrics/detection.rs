@@ -2,9 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::matching::Links;
+use super::statistics::Interval;
+use super::statistics::special::wilson;
 use super::{Outcome, Pair};
 use crate::volume::components::{Component, Components, Connectivity};
-use crate::volume::runs::{Runs, for_each_overlap};
+use crate::volume::runs::Runs;
 
 /// What a scan is in the table of reference against prediction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +70,36 @@ impl ScanTable {
     /// Share of the lesion-free scans left without a mark.
     pub fn specificity(&self) -> Outcome {
         Outcome::ratio(self.tn as f64, (self.tn + self.fp) as f64, "every scan has a lesion")
+    }
+
+    /// Share of the scans called negative that are lesion-free; scans with marks beside their lesions count as called negative here.
+    pub fn negative_predictive_value(&self) -> Outcome {
+        Outcome::ratio(self.tn as f64, (self.tn + self.fn_) as f64, "no scan was called negative")
+    }
+
+    /// Share of the scans called right.
+    pub fn accuracy(&self) -> Outcome {
+        Outcome::ratio((self.tp + self.tn) as f64, (self.tp + self.tn + self.fp + self.fn_) as f64, "there is no scan")
+    }
+
+    /// Mean of sensitivity and specificity.
+    pub fn balanced_accuracy(&self) -> Outcome {
+        match (self.sensitivity(), self.specificity()) {
+            (Outcome::Value(a), Outcome::Value(b)) => Outcome::Value((a + b) / 2.0),
+            (Outcome::Value(_), other) | (other, _) => other,
+        }
+    }
+
+    /// `2 TP / (2 TP + FP + FN)`.
+    pub fn f1(&self) -> Outcome {
+        Outcome::ratio(2.0 * self.tp as f64, (2 * self.tp + self.fp + self.fn_) as f64, "no scan has a lesion and none was called positive")
+    }
+
+    /// Matthews' correlation; not applicable where a row or a column of the table is empty.
+    pub fn matthews(&self) -> Outcome {
+        let [tp, fn_, fp, tn] = [self.tp, self.fn_, self.fp, self.tn].map(|n| n as f64);
+        let whole = ((tp + fp) * (tp + fn_) * (tn + fp) * (tn + fn_)).sqrt();
+        Outcome::ratio(tp * tn - fp * fn_, whole, "all scans lie in one row or one column of the table")
     }
 
     /// Share of the scans called positive that are; false negatives with marks elsewhere are not called positive here.
@@ -139,23 +172,78 @@ impl LesionMatch {
 
 /// Matches the components of the two masks of `pair`.
 pub fn match_lesions(pair: &Pair, matching: Matching) -> LesionMatch {
-    let reference = Components::of(&pair.reference, matching.connectivity);
-    let predicted = Components::of(&pair.predicted, matching.connectivity);
-    let mut lesions = Matched::all(&reference, pair.voxel_ml());
-    let mut findings = Matched::all(&predicted, pair.voxel_ml());
-    let [nx, ny, _] = pair.reference.shape();
-    for (x, y) in (0..nx).flat_map(|x| (0..ny).map(move |y| (x, y))) {
-        let (r, p) = (pair.reference.indices(x, y), pair.predicted.indices(x, y));
-        for_each_overlap(pair.reference.row(x, y), pair.predicted.row(x, y), 0, |i, j, n| {
-            let finding = &mut findings[predicted.of_run[p.start + j] as usize - 1];
-            if finding.volume_ml >= matching.min_predicted_ml {
-                finding.shared += n;
-                lesions[reference.of_run[r.start + i] as usize - 1].shared += n;
-            }
-        });
+    let links = Links::of(pair, matching.connectivity);
+    let mut lesions = Matched::all(&links.lesions, pair.voxel_ml());
+    let mut findings = Matched::all(&links.findings, pair.voxel_ml());
+    for s in &links.shared {
+        let finding = &mut findings[s.finding];
+        if finding.volume_ml >= matching.min_predicted_ml {
+            finding.shared += s.voxels;
+            lesions[s.lesion].shared += s.voxels;
+        }
     }
     findings.retain(|f| f.volume_ml >= matching.min_predicted_ml);
     LesionMatch { lesions, findings: Some(findings) }
+}
+
+/// How large a lesion is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Size {
+    /// Volume in mL.
+    Ml,
+    /// Diameter in mm of the ball of the same volume. A long thin lesion is longer than this.
+    DiameterMm,
+}
+
+impl Size {
+    /// Limits of the usual classes: below the first, between neighbours, from the last on.
+    pub fn usual_limits(self) -> &'static [f64] {
+        match self {
+            Size::Ml => &[0.1, 1.0, 10.0, 100.0],
+            Size::DiameterMm => &[5.0, 10.0, 20.0],
+        }
+    }
+
+    pub fn of(self, volume_ml: f64) -> f64 {
+        match self {
+            Size::Ml => volume_ml,
+            Size::DiameterMm => (6000.0 * volume_ml / std::f64::consts::PI).cbrt(),
+        }
+    }
+}
+
+/// Detection of the lesions of one size.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SizeClass {
+    /// Inclusive; `None`: from 0.
+    pub from: Option<f64>,
+    /// Exclusive; `None`: no limit.
+    pub to: Option<f64>,
+    pub lesions: usize,
+    pub hits: usize,
+    pub sensitivity: Outcome,
+    /// Wilson's 95 % interval of the sensitivity; lesions of one patient count as independent. `None` without lesions.
+    pub interval: Option<Interval>,
+}
+
+/// Sensitivity by size over all lesions of `scans`, classes divided at the ascending `limits`; lesions of unusable scans are missed.
+pub fn sensitivity_by_size<'a>(scans: impl IntoIterator<Item = &'a LesionMatch>, size: Size, limits: &[f64]) -> Vec<SizeClass> {
+    let mut counts = vec![(0, 0); limits.len() + 1];
+    for lesion in scans.into_iter().flat_map(|s| &s.lesions) {
+        let class = &mut counts[limits.partition_point(|&l| l <= size.of(lesion.volume_ml))];
+        class.0 += 1;
+        class.1 += lesion.hit() as usize;
+    }
+    let class = |(i, (lesions, hits)): (usize, (usize, usize))| SizeClass {
+        from: i.checked_sub(1).map(|i| limits[i]),
+        to: limits.get(i).copied(),
+        lesions,
+        hits,
+        sensitivity: Outcome::ratio(hits as f64, lesions as f64, "no lesion is of this size"),
+        interval: wilson(hits, lesions, 0.95),
+    };
+    counts.into_iter().enumerate().map(class).collect()
 }
 
 /// Lesion-level detection over many scans.
@@ -210,6 +298,15 @@ impl LesionSummary {
             healthy_scans: healthy.len(),
             false_positives_per_healthy_scan: per_healthy_scan(|s| s.false_positives().count() as f64),
             false_positive_ml_per_healthy_scan: per_healthy_scan(LesionMatch::false_positive_ml),
+        }
+    }
+
+    /// Harmonic mean of recall and precision; 0 where there are lesions and findings and none meet.
+    pub fn f1(&self) -> Outcome {
+        match (&self.recall, &self.precision) {
+            (Outcome::Value(r), Outcome::Value(p)) if r + p > 0.0 => Outcome::Value(2.0 * r * p / (r + p)),
+            (Outcome::NotApplicable(_), Outcome::NotApplicable(_)) => Outcome::not_applicable("there is neither a lesion nor a finding"),
+            _ => Outcome::Value(0.0),
         }
     }
 }

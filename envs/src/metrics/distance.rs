@@ -1,7 +1,8 @@
 //! Metrics of the distance between two surfaces, in mm.
 
 use super::nearest::Nearest;
-use super::surface::{border_voxels, surfels};
+use super::statistics::describe::quantile_of_sorted;
+use super::surface::{border_voxels, contours, surfels};
 use super::{Outcome, Pair};
 
 /// What a surface is made of.
@@ -9,8 +10,12 @@ use super::{Outcome, Pair};
 pub enum SurfaceKind {
     /// Surface elements weighted by their area: DeepMind's `surface-distance`, FLARE and MSD.
     Surfels,
-    /// Voxels that touch the background, each counting the same: MedPy.
+    /// Voxels with a face on the background, each counting the same: MedPy, and MONAI without its sub-voxel option.
     BorderVoxels,
+    /// Pieces of contours weighted by their length, in slices of equal x: DeepMind's for planes.
+    Contours,
+    /// Pixels with an edge on the background within their slice of equal x, each counting the same: MedPy and MONAI for planes.
+    ContourPixels,
 }
 
 /// Distances from each element of one surface to the nearest element of the other.
@@ -50,6 +55,12 @@ impl Directed {
         self.elements.iter().map(|e| e.0 * e.1).sum()
     }
 
+    /// `percent`-percentile of the distances, linear between neighbours, whatever the weights; `None` without elements.
+    fn percentile_linear(&self, percent: f64) -> Option<f64> {
+        let distances: Vec<f64> = self.elements.iter().map(|e| e.0).collect();
+        quantile_of_sorted(&distances, percent / 100.0)
+    }
+
     fn mean(&self) -> f64 {
         self.sum() / self.weight
     }
@@ -78,7 +89,9 @@ impl Distances {
     pub fn of(pair: &Pair, kind: SurfaceKind) -> Self {
         let surface = |mask| match kind {
             SurfaceKind::Surfels => surfels(mask, pair.spacing_mm),
-            SurfaceKind::BorderVoxels => border_voxels(mask),
+            SurfaceKind::BorderVoxels => border_voxels(mask, false),
+            SurfaceKind::Contours => contours(mask, pair.spacing_mm),
+            SurfaceKind::ContourPixels => border_voxels(mask, true),
         };
         let tree = |mask| Nearest::new(surface(mask), pair.spacing_mm);
         let (reference, predicted) = (tree(&pair.reference), tree(&pair.predicted));
@@ -94,6 +107,12 @@ impl Distances {
         Outcome::ratio(r.within(tolerance_mm) + p.within(tolerance_mm), r.weight + p.weight, "both masks are empty")
     }
 
+    /// Shares of the reference's and of the predicted surface that are at most `tolerance_mm` from the other (DeepMind's surface overlap).
+    pub fn surface_overlap(&self, tolerance_mm: f64) -> [Outcome; 2] {
+        [(&self.reference_to_predicted, "the reference is empty"), (&self.predicted_to_reference, "nothing was predicted")]
+            .map(|(side, if_empty)| Outcome::ratio(side.within(tolerance_mm), side.weight, if_empty))
+    }
+
     /// Hausdorff distance: the largest of all distances.
     pub fn hausdorff(&self) -> Outcome {
         self.hausdorff_percentile(100.0)
@@ -104,15 +123,26 @@ impl Distances {
         self.defined(|d| d.reference_to_predicted.percentile(percent).max(d.predicted_to_reference.percentile(percent)))
     }
 
+    /// The larger of the two directions' `percent`-percentiles, linear between neighbours and without weights; 95 gives MONAI's HD95.
+    pub fn hausdorff_percentile_linear(&self, percent: f64) -> Outcome {
+        self.defined(|d| {
+            let sides = [&d.reference_to_predicted, &d.predicted_to_reference].map(|side| side.percentile_linear(percent));
+            sides.into_iter().flatten().fold(0.0, f64::max)
+        })
+    }
+
+    /// The same from the predicted surface to the reference's alone (MONAI's `directed`).
+    pub fn predicted_percentile_linear(&self, percent: f64) -> Outcome {
+        self.defined(|d| d.predicted_to_reference.percentile_linear(percent).unwrap_or(0.0))
+    }
+
     /// `percent`-percentile of the distances of both directions together, linear between neighbours; 95 gives MedPy's HD95.
     pub fn pooled_percentile(&self, percent: f64) -> Outcome {
         self.defined(|d| {
             let mut all: Vec<f64> =
                 d.reference_to_predicted.elements.iter().chain(&d.predicted_to_reference.elements).map(|e| e.0).collect();
             all.sort_unstable_by(f64::total_cmp);
-            let at = percent / 100.0 * (all.len() - 1) as f64;
-            let (low, high) = (all[at.floor() as usize], all[at.ceil() as usize]);
-            low + (high - low) * at.fract()
+            quantile_of_sorted(&all, percent / 100.0).unwrap_or(0.0)
         })
     }
 
@@ -132,6 +162,11 @@ impl Distances {
             let (r, p) = (&d.reference_to_predicted, &d.predicted_to_reference);
             (r.sum() + p.sum()) / (r.weight + p.weight)
         })
+    }
+
+    /// The mean of the two directions' means, each counting the same whatever the size of its surface (Panoptica's ASSD).
+    pub fn mean_of_directed_means(&self) -> Outcome {
+        self.defined(|d| (d.reference_to_predicted.mean() + d.predicted_to_reference.mean()) / 2.0)
     }
 
     /// A distance to nothing is no number: with both masks empty there is nothing to ask, with one of them empty the prediction failed.

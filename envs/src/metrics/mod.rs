@@ -1,26 +1,38 @@
 //! How well a mask agrees with its reference: pure functions of two masks and a spacing, they open no file.
 //!
 //! A [`Pair`] is built once a case (one pass over the bytes of each mask); [`overlap`](Pair::overlap), [`distances`](Pair::distances) and
-//! [`match_lesions`] then work in proportion to the lesions. What can be asked of a pair has three kinds of answer,
-//! see [`Outcome`]. What an empty mask means differs between benchmarks: here nothing is assumed, and [`flare`] holds FLARE's rule.
+//! [`match_lesions`] then work in proportion to the lesions. What can be asked of a pair has three kinds of answer, see [`Outcome`]. What an
+//! empty mask means differs between benchmarks: nothing is assumed here, [`policy`] holds the choices by name and [`protocols`] the rule books.
 
+pub mod agreement;
+pub mod brats;
+pub mod calibration;
 pub mod detection;
 pub mod distance;
-pub mod flare;
+pub mod froc;
+pub mod matching;
+pub mod morphology;
 mod nearest;
 pub mod outcome;
 pub mod overlap;
+pub mod policy;
+pub mod protocols;
+pub mod roc;
+pub mod statistics;
 pub mod surface;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_detection;
 #[cfg(test)]
 mod tests_real;
 
 pub use detection::{LesionMatch, LesionSummary, Matching, ScanCell, ScanTable, match_lesions};
 pub use distance::{Distances, SurfaceKind};
-pub use flare::FlareScore;
 pub use outcome::{Mean, Outcome};
 pub use overlap::Overlap;
+pub use protocols::flare24 as flare;
+pub use protocols::flare24::FlareScore;
 
 use crate::volume::runs::Runs;
 use crate::{Error, Result};

@@ -44,6 +44,12 @@ impl Overlap {
         Outcome::ratio(self.both as f64, self.reference as f64, "the reference is empty")
     }
 
+    /// Share of the background that was left unmarked on a grid of `grid` voxels. Depends on how much empty space was scanned.
+    pub fn voxel_specificity(self, grid: u64) -> Outcome {
+        let background = grid as f64 - self.reference as f64;
+        Outcome::ratio(background - (self.predicted - self.both) as f64, background, "the reference fills the grid")
+    }
+
     /// `(|P| - |R|) / |R|`: above 0 where too much was predicted (relative absolute volume difference with its sign, MedPy's `ravd`).
     pub fn relative_volume_error(self) -> Outcome {
         Outcome::ratio(self.predicted as f64 - self.reference as f64, self.reference as f64, "the reference is empty")

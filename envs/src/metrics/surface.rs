@@ -82,6 +82,37 @@ pub fn surfels(mask: &Runs, spacing_mm: [f64; 3]) -> Surface {
     surface
 }
 
+/// Length in mm of the contour in each 2x2 neighbourhood of the plane of y and z. Pixel `(y, z)`, each 0 or 1, is bit `3 - (2y + z)`.
+pub fn contour_lengths([_, sy, sz]: [f64; 3]) -> [f64; 16] {
+    let corner = (sy * sy + sz * sz).sqrt() / 2.0;
+    std::array::from_fn(|code| match code {
+        0b0000 | 0b1111 => 0.0,
+        0b0011 | 0b1100 => sz,
+        0b0101 | 0b1010 => sy,
+        0b0110 | 0b1001 => 2.0 * corner,
+        _ => corner,
+    })
+}
+
+/// Pieces of the contours that a mask has in its slices of equal x, with their lengths in mm (DeepMind's surface elements of a plane).
+pub fn contours(mask: &Runs, spacing_mm: [f64; 3]) -> Surface {
+    let lengths = contour_lengths(spacing_mm);
+    let [nx, ny, _] = mask.shape();
+    let mut surface = Surface::default();
+    for (x, y) in (0..nx).flat_map(|x| (0..=ny).map(move |y| (x, y))) {
+        let before = if y > 0 { mask.row(x, y - 1) } else { &[] };
+        let here = if y < ny { mask.row(x, y) } else { &[] };
+        for_each_corner([&[], &[], before, here], |z, code| {
+            // With two of the four rows empty the walk also stops at corners inside of the mask.
+            if code != 0b1111 {
+                surface.points.push([x as i32, y as i32, z as i32]);
+                surface.weights.push(lengths[code as usize]);
+            }
+        });
+    }
+    surface
+}
+
 /// Calls `each(z, code)` along the line of corners between four rows, where the eight voxels around the corner differ.
 fn for_each_corner(rows: [&[Run]; 4], mut each: impl FnMut(u32, u8)) {
     // Bit `3 - r` of a pattern says whether row r is inside; a code takes the pattern before the corner at its odd bits, the one after at the even.
@@ -125,7 +156,8 @@ fn for_each_corner(rows: [&[Run]; 4], mut each: impl FnMut(u32, u8)) {
 }
 
 /// Voxels of a mask with a face on the background, each of weight 1 (MedPy's and SciPy's border: mask without its erosion).
-pub fn border_voxels(mask: &Runs) -> Surface {
+/// With `in_slices` only the four neighbours in the slice of equal x count, as for a plane.
+pub fn border_voxels(mask: &Runs, in_slices: bool) -> Surface {
     let [nx, ny, _] = mask.shape();
     let mut surface = Surface::default();
     let mut inner = Vec::new();
@@ -135,11 +167,17 @@ pub fn border_voxels(mask: &Runs) -> Surface {
             let row = mask.row(x, y);
             // The interior of the row: its runs without their ends, cut by the four neighbours.
             inner.clear();
-            if x > 0 && y > 0 && x + 1 < nx && y + 1 < ny {
+            if (in_slices || x > 0 && x + 1 < nx) && y > 0 && y + 1 < ny {
                 inner.extend(row.iter().map(|r| Run { start: r.start + 1, end: r.end - 1 }).filter(|r| r.start < r.end));
-                for neighbour in [mask.row(x - 1, y), mask.row(x + 1, y), mask.row(x, y - 1), mask.row(x, y + 1)] {
+                let mut cut = |neighbour| {
                     intersect(&inner, neighbour, &mut buffer);
                     std::mem::swap(&mut inner, &mut buffer);
+                };
+                cut(mask.row(x, y - 1));
+                cut(mask.row(x, y + 1));
+                if !in_slices {
+                    cut(mask.row(x - 1, y));
+                    cut(mask.row(x + 1, y));
                 }
             }
             let mut holes = inner.iter().peekable();
@@ -160,7 +198,8 @@ pub fn border_voxels(mask: &Runs) -> Surface {
     surface
 }
 
-fn intersect(a: &[Run], b: &[Run], out: &mut Vec<Run>) {
+/// Voxels that both lists of runs hold, into `out`.
+pub fn intersect(a: &[Run], b: &[Run], out: &mut Vec<Run>) {
     out.clear();
     crate::volume::runs::for_each_overlap(a, b, 0, |i, j, _| {
         out.push(Run { start: a[i].start.max(b[j].start), end: a[i].end.min(b[j].end) });

@@ -2,17 +2,19 @@
 
 use serde_json::Value;
 
-use super::detection::{LesionMatch, LesionSummary, Matching, ScanCell, ScanTable, match_lesions};
-use super::flare::{Clause, FlareScore, TOLERANCE_MM};
-use super::surface::surfel_areas;
+use super::policy::EmptyPolicy;
+use super::surface::{contour_lengths, surfel_areas};
 use super::*;
 use crate::golden::{assert_close, fnv1a64, load, numbers, u01};
 use crate::volume::components::{Components, Connectivity};
 
-/// Three numbers of a JSON list; a plane becomes a volume of one voxel in z.
+/// Three numbers of a JSON list; a plane becomes a volume of one voxel in x.
 fn three(v: &Value, if_two: f64) -> [f64; 3] {
-    let n = numbers(v);
-    [n[0], n[1], n.get(2).copied().unwrap_or(if_two)]
+    match numbers(v).as_slice() {
+        &[y, z] => [if_two, y, z],
+        &[x, y, z] => [x, y, z],
+        other => panic!("{other:?} are not two or three numbers"),
+    }
 }
 
 /// The mask made of primitives, see the conventions in the golden file.
@@ -53,17 +55,17 @@ fn mask_of(primitives: &Value, shape: [usize; 3], spacing_mm: [f64; 3]) -> Vec<u
     mask
 }
 
-struct Case {
-    id: String,
-    shape: [usize; 3],
-    spacing_mm: [f64; 3],
-    reference: Vec<u8>,
-    predicted: Vec<u8>,
-    plane: bool,
+pub struct Case {
+    pub id: String,
+    pub shape: [usize; 3],
+    pub spacing_mm: [f64; 3],
+    pub reference: Vec<u8>,
+    pub predicted: Vec<u8>,
+    pub plane: bool,
 }
 
 impl Case {
-    fn of(e: &Value) -> Self {
+    pub fn of(e: &Value) -> Self {
         let (shape, spacing_mm) = (three(&e["shape"], 1.0).map(|v| v as usize), three(&e["spacing_mm"], 1.0));
         let mask = |key: &str, hash: &str| {
             let mask = mask_of(&e[key], shape, spacing_mm);
@@ -80,13 +82,13 @@ impl Case {
         }
     }
 
-    fn pair(&self) -> Pair {
+    pub fn pair(&self) -> Pair {
         Pair::new(&self.id, &self.reference, &self.predicted, self.shape, self.spacing_mm).unwrap()
     }
 }
 
 /// A number must agree to 1e-9; where the reference gives nan, inf or raises, ours must have no value.
-fn check_outcome(got: &Outcome, want: &Value, what: &str) {
+pub fn check_outcome(got: &Outcome, want: &Value, what: &str) {
     match (got, want) {
         (Outcome::Value(v), Value::Number(w)) => assert_close(*v, w.as_f64().unwrap(), 1e-9, what),
         (Outcome::NotApplicable(_) | Outcome::Failed(_), Value::String(_)) => {}
@@ -116,20 +118,48 @@ fn segmentation_metrics_of_the_references() {
             check_outcome(&overlap.recall(), &medpy["recall"], id);
             check_outcome(&overlap.relative_volume_error(), &medpy["ravd"], id);
         }
-        if case.plane {
-            // Distances in a plane go along contours; scans have none.
-            continue;
+        let grid = case.reference.len() as u64;
+        if overlap.reference < grid {
+            check_outcome(&overlap.voxel_specificity(grid), &medpy["specificity"], id);
         }
-        check_deepmind(id, &pair.distances(SurfaceKind::Surfels), &e["deepmind"]);
-        let d = pair.distances(SurfaceKind::BorderVoxels);
+        let (surfels, border) = match case.plane {
+            true => (SurfaceKind::Contours, SurfaceKind::ContourPixels),
+            false => (SurfaceKind::Surfels, SurfaceKind::BorderVoxels),
+        };
+        let d = pair.distances(border);
+        check_deepmind(id, &pair.distances(surfels), &e["deepmind"]);
+        check_monai(id, &pair, &d, &pair.distances(surfels), &e["monai"]);
         check_outcome(&d.hausdorff(), &medpy["hd"], id);
         check_outcome(&d.pooled_percentile(95.0), &medpy["hd95"], id);
         check_outcome(&d.mean_predicted_to_reference(), &medpy["asd_pred_to_gt"], id);
         check_outcome(&d.mean_reference_to_predicted(), &medpy["asd_gt_to_pred"], id);
         check_outcome(&d.assd(), &medpy["assd"], id);
-        // FLARE's organ rule without its crop of slices is the pan-cancer rule with another tolerance.
-        let flare = FlareScore::of(id, &case.reference, &case.predicted, case.shape, case.spacing_mm, 5.0).unwrap().rounded();
-        assert_eq!(vec![flare.dsc, flare.nsd], numbers(&e["flare_dsc_nsd"]["liver_tol5"]), "{id}");
+    }
+}
+
+/// MONAI's values are single precision.
+fn check_monai(id: &str, pair: &Pair, border: &Distances, surfels: &Distances, want: &Value) {
+    let check = |got: Outcome, key: &str, want: &Value| match (got, want) {
+        (Outcome::Value(v), Value::Number(w)) => assert_close(v, w.as_f64().unwrap(), 1e-5, &format!("{id} {key}")),
+        (Outcome::NotApplicable(_) | Outcome::Failed(_), Value::String(_)) => {}
+        (got, want) => panic!("{id} {key}: got {got:?}, want {want}"),
+    };
+    for (key, d) in [("nsd", border), ("nsd_subvoxel", surfels)] {
+        for (tolerance, nsd) in want[key].as_object().unwrap() {
+            check(d.nsd(tolerance.parse().unwrap()), &format!("{key} at {tolerance}"), nsd);
+        }
+    }
+    check(border.hausdorff(), "hd", &want["hd"]);
+    check(border.hausdorff_percentile_linear(95.0), "hd95", &want["hd95"]);
+    check(border.predicted_percentile_linear(95.0), "directed hd95", &want["hd95_directed_pred_to_gt"]);
+    check(border.mean_predicted_to_reference(), "asd", &want["asd_pred_to_gt"]);
+    check(border.assd(), "assd", &want["assd"]);
+    let overlap = pair.overlap();
+    for (metric, of) in [("dice", Overlap::dice as fn(Overlap) -> Outcome), ("iou", Overlap::iou)] {
+        for (key, policy) in [("ignore_empty", "reference_only"), ("keep_empty", "flare")] {
+            let key = format!("{metric}_{key}");
+            check(EmptyPolicy::named(policy).unwrap().apply(overlap, of(overlap)), &key, &want[&key]);
+        }
     }
 }
 
@@ -146,6 +176,11 @@ fn check_deepmind(id: &str, d: &Distances, want: &Value) {
     for (tolerance, nsd) in want["nsd"].as_object().unwrap() {
         check_outcome(&d.nsd(tolerance.parse().unwrap()), nsd, &format!("{id} nsd at {tolerance}"));
     }
+    for (tolerance, overlap) in want["overlap"].as_object().unwrap() {
+        for (got, want) in d.surface_overlap(tolerance.parse().unwrap()).iter().zip(overlap.as_array().unwrap()) {
+            check_outcome(got, want, &format!("{id} overlap at {tolerance}"));
+        }
+    }
 }
 
 #[test]
@@ -158,106 +193,15 @@ fn surfel_tables_of_the_reference() {
             assert!((areas[code] - want).abs() < 1e-11, "{key} {code}: got {}, want {want}", areas[code]);
         }
     }
-}
-
-#[test]
-fn lesions_matched_by_any_overlap() {
-    let golden = load("golden_metrics.json");
-    for e in golden["lesions"].as_array().unwrap() {
-        let case = Case::of(e);
-        for (key, connectivity) in [("any_overlap_cc26", Connectivity::Corner), ("any_overlap_cc6", Connectivity::Face)] {
-            let m = match_lesions(&case.pair(), Matching { connectivity, ..Matching::default() });
-            let findings = m.findings.as_ref().unwrap().len();
-            let got = [m.lesions.len(), findings, m.hits(), m.false_positives().count(), m.lesions.len() - m.hits()];
-            assert_eq!(
-                got.map(|v| Some(v as u64)),
-                ["n_gt", "n_pred", "gt_hit", "fp", "fn"].map(|k| e[key][k].as_u64()),
-                "{} {key}",
-                case.id
-            );
-            // autoPET's volume of false positives: predicted components without overlap, at 18 there.
-            if e["autopet"]["n_pred_cc18"] == findings {
-                assert_close(m.false_positive_ml(), e["autopet"]["fp_ml"].as_f64().unwrap(), 1e-12, &case.id);
-            }
-        }
+    for (length, want) in contour_lengths([9.0, 0.8, 1.2]).into_iter().zip(numbers(&golden["contour2d_0p8_1p2"])) {
+        assert!((length - want).abs() < 1e-11, "contour: got {length}, want {want}");
     }
 }
 
 /// Masks of one row each, `#` for marked, one character a voxel of `ml` mL.
-fn row(reference: &str, predicted: &str, ml: f64) -> Pair {
+pub fn row(reference: &str, predicted: &str, ml: f64) -> Pair {
     let mask = |s: &str| -> Vec<u8> { s.bytes().map(|c| (c == b'#') as u8).collect() };
     Pair::new("row", &mask(reference), &mask(predicted), [1, 1, reference.len()], [10.0, 10.0, 10.0 * ml]).unwrap()
-}
-
-#[test]
-fn scans_fall_into_four_cells() {
-    let mut table = ScanTable::default();
-    for (reference, predicted, want) in [
-        ("##..", ".##.", ScanCell::TruePositive),
-        ("##..", "..##", ScanCell::FalseNegative),
-        ("##..", "....", ScanCell::FalseNegative),
-        ("....", "..#.", ScanCell::FalsePositive),
-        ("....", "....", ScanCell::TrueNegative),
-    ] {
-        let cell = ScanCell::of(&row(reference, predicted, 1.0));
-        assert_eq!(cell, want, "{reference} {predicted}");
-        table.add(cell);
-    }
-    assert_eq!(table, ScanTable { tp: 1, fn_: 2, fp: 1, tn: 1 });
-    assert_eq!([table.sensitivity(), table.specificity(), table.precision()].map(|o| o.value()), [Some(1.0 / 3.0), Some(0.5), Some(0.5)]);
-    assert_eq!(ScanTable::default().sensitivity().value(), None);
-    // A lost prediction is never better than the worst one.
-    assert_eq!([true, false].map(ScanCell::without_prediction), [ScanCell::FalseNegative, ScanCell::FalsePositive]);
-}
-
-#[test]
-fn lesions_found_and_false_alarms_in_ml() {
-    let pair = row("###...##..", "#...#..#.#", 2.0);
-    let m = match_lesions(&pair, Matching::default());
-    assert_eq!(m.lesions.iter().map(|l| (l.volume_ml, l.shared)).collect::<Vec<_>>(), [(6.0, 1), (4.0, 1)]);
-    assert_eq!(m.findings.iter().flatten().map(|f| f.hit()).collect::<Vec<_>>(), [true, false, true, false]);
-    assert_eq!(m.false_positive_ml(), 4.0);
-    // Components below the limit hit nothing and are no false alarms.
-    let large = match_lesions(&pair, Matching { min_predicted_ml: 3.0, ..Matching::default() });
-    assert_eq!((large.hits(), large.findings), (0, Some(vec![])));
-    let healthy =
-        [match_lesions(&row("......", ".#.##.", 2.0), Matching::default()), match_lesions(&row("...", "...", 2.0), Matching::default())];
-    let s = LesionSummary::of(healthy.iter().chain([&m]));
-    assert_eq!([s.scans, s.lesions, s.hits, s.findings, s.false_positives, s.healthy_scans], [3, 2, 2, 6, 4, 2]);
-    assert_eq!(s.recall.value(), Some(1.0));
-    assert_eq!(s.precision.value(), Some(2.0 / 6.0));
-    assert_eq!(s.false_positives_per_healthy_scan.value(), Some(1.0));
-    assert_eq!(s.false_positive_ml_per_healthy_scan.value(), Some(3.0));
-    assert!(matches!(LesionSummary::of([&m]).false_positives_per_healthy_scan, Outcome::NotApplicable(_)));
-    // Losing a prediction misses its lesions, and takes the mean over lesion-free scans away instead of bettering it.
-    let lost = |reference| LesionMatch::without_prediction(&row(reference, reference, 2.0).reference, 2.0, Matching::default());
-    let s = LesionSummary::of([&m, &lost("#.#"), &healthy[0]]);
-    assert_eq!((s.unusable, s.lesions, s.hits, s.false_positives_per_healthy_scan.value()), (1, 4, 2, Some(2.0)));
-    let s = LesionSummary::of([&m, &lost("..."), &healthy[0]]);
-    assert!(matches!(s.false_positive_ml_per_healthy_scan, Outcome::Failed(_)));
-}
-
-#[test]
-fn flare_clauses() {
-    let check = |reference: &str, predicted: &[u8], dsc: f64, nsd: f64, clause: Clause| {
-        let reference: Vec<u8> = reference.bytes().map(|c| (c == b'#') as u8).collect();
-        let got = FlareScore::of("row", &reference, predicted, [1, 1, reference.len()], [1.0; 3], TOLERANCE_MM).unwrap();
-        assert_eq!(got, FlareScore { dsc, nsd, clause });
-    };
-    check("....", &[0, 0, 0, 0], 1.0, 1.0, Clause::BothEmpty);
-    check("##..", &[0, 0, 0, 0], 0.0, 0.0, Clause::OneEmpty);
-    check("....", &[0, 1, 0, 0], 0.0, 0.0, Clause::OneEmpty);
-    check("##..", &[1, 2, 0, 0], 0.0, 0.0, Clause::BadValues);
-    check("##..", &[1, 1, 0, 0], 1.0, 1.0, Clause::Measured);
-    // One voxel of ten is a Dice of 2 / 11; one of nine, 0.2, is not below the limit.
-    check("##########", &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0], 2.0 / 11.0, 0.0, Clause::LowDice);
-    let limit = row("#########", "#........", 1.0);
-    let score = FlareScore::of_pair(&limit, TOLERANCE_MM);
-    assert_eq!((score.dsc, score.clause), (0.2, Clause::Measured));
-    assert_eq!(Some(score.nsd), limit.distances(SurfaceKind::Surfels).nsd(2.0).value());
-    assert!(score.nsd > 0.0);
-    let s = FlareScore { dsc: 0.123_45, nsd: 0.987_650_1, clause: Clause::Measured }.rounded();
-    assert_eq!((s.dsc, s.nsd), (0.1234, 0.9877));
 }
 
 #[test]

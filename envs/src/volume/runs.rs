@@ -46,6 +46,25 @@ impl Runs {
         Runs { shape, first, runs }
     }
 
+    /// The mask whose row at `(x, y)` holds what `row(x, y, runs)` appends: ascending runs within the row that do not touch.
+    pub fn from_rows(shape: [usize; 3], mut row: impl FnMut(usize, usize, &mut Vec<Run>)) -> Self {
+        let [nx, ny, nz] = shape;
+        let mut first = Vec::with_capacity(nx * ny + 1);
+        let mut runs: Vec<Run> = Vec::new();
+        first.push(0);
+        for (x, y) in (0..nx).flat_map(|x| (0..ny).map(move |y| (x, y))) {
+            let from = runs.len();
+            row(x, y, &mut runs);
+            let apart = runs[from..].windows(2).all(|w| w[0].end < w[1].start) && runs[from..].iter().all(|r| r.start < r.end);
+            assert!(
+                apart && runs[from..].last().is_none_or(|r| r.end as usize <= nz),
+                "runs of a row ascend, lie within it and do not touch"
+            );
+            first.push(runs.len());
+        }
+        Runs { shape, first, runs }
+    }
+
     pub fn shape(&self) -> [usize; 3] {
         self.shape
     }

@@ -2,8 +2,35 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pair, SurfaceKind};
+use super::{CaseMasks, Metric, Oddity, Protocol, Structure, StructureScore};
 use crate::Result;
+use crate::metrics::{Outcome, Pair, SurfaceKind};
+
+/// The rule book.
+pub const PROTOCOL: Protocol = Protocol {
+    name: "flare24",
+    summary: "FLARE pan-cancer task: Dice and NSD at 2 mm (DeepMind's surfels) of all lesions together, four decimals, means over all cases",
+    structures: &[Structure { name: "lesion", label: None }],
+    metrics: &[
+        Metric { name: "dsc", summary: "Dice", worst: Some(0.0) },
+        Metric { name: "nsd", summary: "NSD at 2 mm; 0 where the Dice is below 0.2", worst: Some(0.0) },
+    ],
+    empty: "both masks empty: 1 and 1; only one of them empty: 0 and 0",
+    oddities: &[
+        Oddity { name: "values_above_one", text: "a prediction that holds any value above 1 scores 0 and 0" },
+        Oddity { name: "nsd_needs_dice", text: "NSD jumps to 0 below a Dice of 0.2, so small lesions that are half found lose it" },
+        Oddity {
+            name: "healthy_scans_all_or_nothing",
+            text: "one false voxel on a lesion-free scan takes the case from 1 to 0, however small",
+        },
+    ],
+    score,
+};
+
+fn score(case: &CaseMasks) -> Result<Vec<StructureScore>> {
+    let s = FlareScore::of(case.case, case.reference, case.predicted, case.shape, case.spacing_mm, TOLERANCE_MM)?.rounded();
+    Ok(vec![StructureScore { structure: "lesion", values: vec![Outcome::Value(s.dsc), Outcome::Value(s.nsd)] }])
+}
 
 /// Tolerance of the pan-cancer task's NSD in mm.
 pub const TOLERANCE_MM: f64 = 2.0;
@@ -68,5 +95,33 @@ impl FlareScore {
     pub fn rounded(self) -> Self {
         let round = |v: f64| (v * 1e4).round_ties_even() / 1e4;
         FlareScore { dsc: round(self.dsc), nsd: round(self.nsd), clause: self.clause }
+    }
+}
+
+/// What the container's use of GPU memory comes to, from samples taken at a fixed pace.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemoryUse {
+    /// Sum of the samples times their distance in time: MB s.
+    pub area_mb_s: f64,
+    /// The largest amount seen in more than 2 % of the samples (0 without one): the peak without its flickers.
+    pub sustained_mb: f64,
+    pub peak_mb: f64,
+}
+
+impl MemoryUse {
+    /// `None` without samples, or where a sample or `seconds` between samples (0.1 in FLARE) is not a number from 0.
+    pub fn of(samples_mb: &[f64], seconds: f64) -> Option<Self> {
+        let sound = |v: &f64| v.is_finite() && *v >= 0.0;
+        if samples_mb.is_empty() || !samples_mb.iter().chain([&seconds]).all(sound) {
+            return None;
+        }
+        let sorted = crate::metrics::statistics::describe::sorted(samples_mb);
+        let often = |g: &&[f64]| g.len() as f64 > 0.02 * sorted.len() as f64;
+        let sustained = sorted.chunk_by(|a, b| a == b).rfind(often).and_then(|g| g.first());
+        Some(MemoryUse {
+            area_mb_s: samples_mb.iter().sum::<f64>() * seconds,
+            sustained_mb: sustained.copied().unwrap_or(0.0),
+            peak_mb: sorted.last().copied().unwrap_or(0.0),
+        })
     }
 }
