@@ -89,7 +89,7 @@ pub fn score(
         })
         .collect();
     let (mut rewards, mut groups) = (Vec::new(), Vec::new());
-    for (group, members) in members(observation) {
+    for (group, members) in observation.members() {
         let mut lesions: Vec<u8> = members.iter().flat_map(|&i| observation.windows[i].lesions.iter().copied()).collect();
         lesions.sort_unstable();
         lesions.dedup();
@@ -106,18 +106,6 @@ pub fn score(
         }
     }
     Outcome { rewards, groups, info }
-}
-
-/// The groups of an observation and their members, in order of first appearance.
-pub fn members(observation: &Observation) -> Vec<(u32, Vec<usize>)> {
-    let mut groups: Vec<(u32, Vec<usize>)> = Vec::new();
-    for (i, w) in observation.windows.iter().enumerate() {
-        match groups.iter_mut().find(|(g, _)| *g == w.group) {
-            Some((_, members)) => members.push(i),
-            None => groups.push((w.group, vec![i])),
-        }
-    }
-    groups
 }
 
 #[cfg(test)]
