@@ -5,7 +5,9 @@
 //! ([`Grouping`]): the whole batch (the published code), the crops of one scan, or several selections of one scan scored as sets.
 
 pub mod blend;
+pub mod cached;
 mod check;
+pub mod decode;
 mod environment;
 mod labels;
 mod sampler;
