@@ -5,7 +5,7 @@ use std::path::Path;
 use panscreen_policies::glance::GlanceConfig as GlanceNetwork;
 use panscreen_policies::losses::DiceCeConfig;
 use panscreen_policies::nets::ResNetConfig;
-use panscreen_policies::objectives::GrlConfig;
+use panscreen_policies::objectives::{self, DapoConfig, GrlConfig, ObjectiveKind};
 
 use super::*;
 
@@ -201,7 +201,10 @@ hint: `panscreen config explain focus` lists the keys",
         ("objective = { name = \"grpo\", action = \"select\" }", "`objective.action` does not belong to `name = \"grpo\"` of [objective]"),
         ("objective = { name = \"grpo\", epsilon = 0 }", "[objective] `epsilon` is 0, expected a number from 0.000001 to 1"),
         ("objective.advantage.clamp = 0", "[objective] `advantage.clamp` is 0, expected a number > 0"),
-        ("objective.name = \"gpro\"", "`objective.name` is \"gpro\", expected \"grl\", \"grpo\", \"dr_grpo\", \"dapo\", \"gspo\", \"cispo\", \"rloo\", \"reinforce\", \"ppo\", \"exact\", \"ce\", \"balanced_ce\", \"focal\", \"ohem\", \"asymmetric\", \"soft_volume\" or \"best_window\""),
+        (
+            "objective.name = \"gpro\"",
+            "`objective.name` is \"gpro\", expected \"grl\", \"grpo\", \"dr_grpo\", \"dapo\", \"gspo\", \"cispo\", \"rloo\", \"reinforce\", \"ppo\", \"exact\", \"ce\", \"balanced_ce\", \"focal\", \"ohem\", \"asymmetric\", \"soft_volume\" or \"best_window\"",
+        ),
         ("glance.hidden = 8", "`glance.hidden` does not belong to `kind = \"resnet3d\"` of [glance]"),
         ("glance = { kind = \"encoder\", widths = [8] }", "`glance.widths` does not belong to `kind = \"encoder\"` of [glance]"),
     ] {

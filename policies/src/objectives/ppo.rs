@@ -8,8 +8,8 @@ use super::{Advantages, ImportanceSampling, Needs, Objective, ObjectiveInfo, Old
 
 /// `-mean_sw min(rho A, clip(rho) A) - ent_coef * mean entropy`, `A = R - V` of each decision, whitened over all.
 ///
-/// V is a linear head on Glance's pooled features, taught by [`value_loss`]; no gradient of it reaches Glance. It judges a sub-volume, not a
-/// selection. Source: Schulman et al. (2017), with the settings of TRL's `PPOTrainer`.
+/// V is a linear head on Glance's pooled features, taught by [`value_loss`] with an optimiser of its own; no gradient of it reaches Glance, so
+/// there is no `vf_coef` to weigh the two. It judges a sub-volume, not a selection. Source: Schulman et al. (2017), with the settings of TRL's `PPOTrainer`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PpoConfig {
@@ -23,23 +23,13 @@ pub struct PpoConfig {
     pub num_mini_batches: usize,
     /// How far a value may move in one rollout before its loss ends, 1e-6 or more. Default 0.2.
     pub cliprange_value: f64,
-    /// Factor of the value loss, >= 0. Default 0.5.
-    pub vf_coef: f64,
     /// Factor of the entropy bonus, >= 0. Default 0.01.
     pub ent_coef: f64,
 }
 
 impl Default for PpoConfig {
     fn default() -> Self {
-        PpoConfig {
-            epsilon: 0.2,
-            epsilon_high: 0.2,
-            num_iterations: 4,
-            num_mini_batches: 1,
-            cliprange_value: 0.2,
-            vf_coef: 0.5,
-            ent_coef: 0.01,
-        }
+        PpoConfig { epsilon: 0.2, epsilon_high: 0.2, num_iterations: 4, num_mini_batches: 1, cliprange_value: 0.2, ent_coef: 0.01 }
     }
 }
 
@@ -62,7 +52,6 @@ impl Objective for PpoConfig {
         super::at_least_one("num_iterations", self.num_iterations)?;
         super::at_least_one("num_mini_batches", self.num_mini_batches)?;
         super::within("cliprange_value", self.cliprange_value, 1e-6, f64::INFINITY)?;
-        super::within("vf_coef", self.vf_coef, 0.0, f64::INFINITY)?;
         super::within("ent_coef", self.ent_coef, 0.0, f64::INFINITY)?;
         self.surrogate().check()
     }
@@ -135,6 +124,7 @@ mod tests {
         let (policy, gradient) = value_and_gradient(&PpoConfig::default(), &golden_z(), &rollout);
         let value = value_loss(values(&numbers(&golden["V"])), &singles(&golden["V_old"]), &rollout.samples, 0.2);
         let value: f64 = value.into_data().iter::<f64>().sum();
+        // The reference adds half the value loss to the policy's.
         check_close("loss", &[policy + 0.5 * value], &numbers(&golden["loss"]), 1e-6);
         check_close("gradient", &gradient, &numbers(&golden["grad"]), 1e-6);
         let a: Vec<f64> = whitened(&rollout.samples, &rollout.values).into_iter().map(f64::from).collect();
