@@ -66,6 +66,14 @@ impl Default for GlanceHeadConfig {
 }
 
 impl GlanceConfig {
+    /// Channels of the features that Glance judges by.
+    pub fn width(&self, focus: &FocusConfig) -> usize {
+        match self {
+            GlanceConfig::Resnet3d(config) => config.widths.last().copied().unwrap_or(0),
+            GlanceConfig::Encoder(_) => focus.encoder_width(),
+        }
+    }
+
     /// Refuse what can't be built.
     pub fn check(&self, shared: Shared) -> Result<(), ConfigError> {
         match self {
@@ -184,6 +192,15 @@ impl<B: KernelBackend> Glance<B> {
         }
     }
 
+    /// The mean of each channel of the features that Glance judges by, `[G, width]`: what a value head reads.
+    pub fn pooled(&self, x_GCDHW: Tensor<B, 5>, focus: &Focus<B>, mode: Mode) -> Tensor<B, 2> {
+        kernels::global_avg_pool3d(match self {
+            Glance::Resnet3d(net) => net.features(x_GCDHW, mode),
+            Glance::Encoder(net) => coarsest(net.encoder.forward(x_GCDHW, mode)),
+            Glance::Tied(_) => coarsest(focus.features(x_GCDHW, mode)),
+        })
+    }
+
     /// As [`Glance::forward_shared`], with the log-odds of every cell of a ResNet that pools by [`Pooling::Cells`], `[G, D, H, W]`.
     pub fn forward_cells(&self, x_GCDHW: Tensor<B, 5>, features: &[Tensor<B, 5>], mode: Mode) -> (Tensor<B, 2>, Option<Tensor<B, 4>>) {
         match self {
@@ -252,6 +269,19 @@ mod tests {
         assert!(of_focus.iter().any(|g| g.name == "encoder.stem.conv.weight" && g.values.iter().any(|v| *v != 0.0)));
         assert!(of_focus.iter().all(|g| g.name.starts_with("encoder.")), "the decoder has no part in it");
         assert_eq!(gradients(&glance, &grads).len(), 4);
+    }
+
+    #[test]
+    fn a_value_head_reads_as_many_channels_as_the_config_says() {
+        for shared in [Shared::None, Shared::Tied] {
+            let (glance, focus) = pair(shared);
+            assert_eq!(glance.pooled(x(), &focus, Mode::Eval).dims(), [2, 8]);
+        }
+        let config = GlanceConfig::default();
+        let (_, focus) = pair(Shared::None);
+        let glance = config.init(2, Shared::None, &FocusConfig::default(), &focus, 7, &Default::default()).unwrap();
+        let pooled = glance.pooled(x(), &focus, Mode::Eval).dims();
+        assert_eq!(pooled, [2, config.width(&FocusConfig::default())]);
     }
 
     #[test]

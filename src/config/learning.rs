@@ -1,10 +1,9 @@
-//! `[glance]`, `[backbone]`, `[loss]`, `[objective]`, `[optim]`: who learns, from what, and how. The parts' own settings are theirs to document.
+//! `[glance]`, `[backbone]`, `[loss]`, `[optim]`: who learns, from what, and how. The parts' own settings are theirs to document.
 //
 // No `deny_unknown_fields` on structs with `flatten`: serde has no such pair. The schema check refuses unknown keys all the same.
 
 use panscreen_policies::glance::{GlanceConfig as GlanceNetwork, Shared};
 use panscreen_policies::losses::DiceCeConfig;
-use panscreen_policies::objectives::{AdvantageConfig, GrlConfig};
 use panscreen_policies::optim::{AdamWConfig, ScheduleConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -53,42 +52,6 @@ impl Default for LossConfig {
     fn default() -> Self {
         LossConfig { alpha: 0.1, cell_weight: 0.0, cell_lesion_weight: 8.0, dice_ce: DiceCeConfig::default() }
     }
-}
-
-/// The group-relative objective that teaches Glance from rewards.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct ObjectiveConfig {
-    /// Which objective. Default `"grl"`.
-    pub name: ObjectiveKind,
-    /// Weight of the clipped term in the total loss; 1 as published, 0 leaves Glance to its supervised losses. Range 0 or more. Default `1`.
-    #[schemars(range(min = 0.0))]
-    pub weight: f64,
-    /// Steps after which the old policy becomes the current one; 0 is once per epoch (`train.steps_per_epoch`), as published, which leaves
-    /// most updates clipped. Range 0 or more. Default `10`.
-    pub refresh_steps: usize,
-    /// With `env.group = "masks"`: selections sampled of every observation. Range 2 to 256. Default `8`.
-    #[schemars(range(min = 2, max = 256))]
-    pub masks: usize,
-    #[serde(flatten)]
-    pub grl: GrlConfig,
-    /// How rewards become advantages.
-    pub advantage: AdvantageConfig,
-}
-
-impl Default for ObjectiveConfig {
-    fn default() -> Self {
-        let (grl, advantage) = (GrlConfig::default(), AdvantageConfig::default());
-        ObjectiveConfig { name: ObjectiveKind::Grl, weight: 1.0, refresh_steps: 10, masks: 8, grl, advantage }
-    }
-}
-
-/// Objectives for Glance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ObjectiveKind {
-    /// Clipped group-relative objective with KL (GF-Screen).
-    Grl,
 }
 
 /// The optimisers, one for each network.

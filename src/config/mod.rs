@@ -12,6 +12,7 @@ mod env;
 mod error;
 mod layers;
 mod learning;
+mod objective;
 mod rules;
 mod schema;
 mod screen;
@@ -30,7 +31,8 @@ use layers::Layers;
 pub use data::{AllClasses, CohortSizes, DataConfig, LesionClasses, PhantomConfig, PhantomPreset};
 pub use env::{EnvConfig, FourCellConfig, GroupKind, LesionPosition, RewardKind};
 pub use error::ConfigError;
-pub use learning::{BackboneConfig, GlanceConfig, LossConfig, ObjectiveConfig, ObjectiveKind, OptimConfig, OptimizerConfig};
+pub use learning::{BackboneConfig, GlanceConfig, LossConfig, OptimConfig, OptimizerConfig};
+pub use objective::ObjectiveConfig;
 pub use schema::{KeyHelp, explain, file_schema, keys, nearest_key};
 pub use screen::{Blend, Denominator, Restore, ScreenConfig, Select, Threshold, ThresholdWord};
 pub use train::{BestMetric, CompatConfig, TrainConfig};
@@ -63,7 +65,7 @@ pub struct Config {
     pub backbone: BackboneConfig,
     /// The supervised losses of Focus and Glance.
     pub loss: LossConfig,
-    /// The group-relative objective that teaches Glance from rewards.
+    /// The objective that teaches Glance from rewards or labels.
     pub objective: ObjectiveConfig,
     /// The optimisers, one for each network.
     pub optim: OptimConfig,

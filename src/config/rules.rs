@@ -3,18 +3,21 @@
 use serde_json::{Map, Value};
 
 use super::layers::Layers;
-use super::schema::{join, kinds, properties, schema};
+use panscreen_policies::objectives::Needs;
+
+use super::schema::{join, kinds, properties, schema, tag};
 use super::{Config, ConfigError, GroupKind, Loaded};
 
-/// For each table with several kinds (`glance.kind`): only the keys of the chosen kind stay. One that a base set for another kind is
+/// For each table with several kinds (`glance.kind`, `objective.name`): only the keys of the chosen kind stay. One that a base set for another kind is
 /// dropped; one that was set together with the kind, or after it, is a mistake.
 pub(super) fn resolve_kinds(layers: &Layers) -> Result<Map<String, Value>, ConfigError> {
     let mut values = layers.values.clone();
     for (name, table) in properties(schema()).into_iter().flatten() {
         let kinds = kinds(table);
         let Some(Value::Object(given)) = values.get_mut(name) else { continue };
-        let Some(default) = table["default"]["kind"].as_str().filter(|_| !kinds.is_empty()) else { continue };
-        let kind = given.entry("kind").or_insert_with(|| default.into()).as_str().unwrap_or(default).to_owned();
+        let Some(tag) = tag(table) else { continue };
+        let Some(default) = table["default"][tag].as_str() else { continue };
+        let kind = given.entry(tag).or_insert_with(|| default.into()).as_str().unwrap_or(default).to_owned();
         let every_kind = table["properties"].as_object();
         let own = |key: &str| {
             kinds.iter().any(|(word, branch)| *word == kind && branch["properties"].get(key).is_some())
@@ -22,14 +25,14 @@ pub(super) fn resolve_kinds(layers: &Layers) -> Result<Map<String, Value>, Confi
         };
         for key in given.keys().filter(|key| !own(key)).cloned().collect::<Vec<_>>() {
             let full = join(name, &key);
-            if layers.rank(&full) >= layers.rank(&join(name, "kind")) {
+            if layers.rank(&full) >= layers.rank(&join(name, tag)) {
                 let owners = kinds.iter().filter(|(_, branch)| branch["properties"].get(&key).is_some());
-                let owners = owners.map(|(word, _)| format!("`kind = {word:?}`")).collect::<Vec<_>>().join(" or ");
-                let message = format!("`{full}` does not belong to `kind = {kind:?}` of [{name}]");
+                let owners = owners.map(|(word, _)| format!("`{tag} = {word:?}`")).collect::<Vec<_>>().join(" or ");
+                let message = format!("`{full}` does not belong to `{tag} = {kind:?}` of [{name}]");
                 return Err(layers.error(
                     &full,
                     message,
-                    &format!("not a key of this kind of [{name}]"),
+                    &format!("not a key of this {tag} of [{name}]"),
                     &format!("it is a key of {owners}"),
                 ));
             }
@@ -60,8 +63,8 @@ pub(super) fn check(loaded: &Loaded) -> Result<(), ConfigError> {
     part(loaded, "glance", glance.network.check(backbone.shared))?;
     part(loaded, "focus", focus.check(env.window))?;
     part(loaded, "loss", loss.dice_ce.check(2))?;
-    part(loaded, "objective", objective.grl.check())?;
-    part(loaded, "objective.advantage", objective.advantage.check())?;
+    part(loaded, "objective", objective.kind.check())?;
+    sampled(loaded)?;
     for (name, optimizer) in [("optim.glance", &optim.glance), ("optim.focus", &optim.focus)] {
         part(loaded, name, optimizer.adamw.check())?;
         part(loaded, &join(name, "schedule"), optimizer.schedule.check())?;
@@ -101,6 +104,16 @@ fn group(loaded: &Loaded) -> Result<(), ConfigError> {
             Err(loaded.error("glance.group_size", message, &format!("does not divide {whole}"), hint))
         }
     }
+}
+
+/// Objectives that need sampled actions, or the worth of both, need an environment that scores sets.
+fn sampled(loaded: &Loaded) -> Result<(), ConfigError> {
+    let info = loaded.config.objective.kind.info();
+    if !matches!(info.needs, Needs::SampledMasks | Needs::BothActions) || loaded.config.env.group == GroupKind::Masks {
+        return Ok(());
+    }
+    let message = format!("`objective.name = {:?}` needs selections that are scored as sets, which `env.group` does not give", info.name);
+    Err(loaded.error("objective.name", message, "needs `env.group = \"masks\"`", "set `env.group = \"masks\"`"))
 }
 
 /// What a part says about its own table, at the first key of it that the sentence names.

@@ -18,18 +18,22 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     schema
 });
 
-/// Closes every table to unknown keys, and makes `kind` a key like others: documented, with a default.
+/// The keys that choose between several kinds of a table.
+const TAGS: [&str; 2] = ["kind", "name"];
+
+/// Closes every table to unknown keys, and makes the key that chooses a kind one like others: documented, with a default.
 fn tidy(schema: &mut Value) {
+    let tag = tag(schema).unwrap_or_default();
     let words: Vec<Value> =
         kinds(schema).into_iter().map(|(word, branch)| json!({ "const": word, "description": text(branch, "description") })).collect();
-    let default = schema["default"]["kind"].clone();
+    let default = schema["default"][tag].clone();
     let Some(table) = schema.as_object_mut() else { return };
     if !words.is_empty() {
         let doc = format!("Which kind it is; it decides which other keys there are. Default `{default}`.");
         let properties = table.entry("properties").or_insert_with(|| json!({}));
-        properties["kind"] = json!({ "description": doc, "default": default, "oneOf": words });
+        properties[tag] = json!({ "description": doc, "default": default, "oneOf": words });
         for branch in table["oneOf"].as_array_mut().into_iter().flatten() {
-            if branch["properties"]["kind"]["const"] == default {
+            if branch["properties"][tag]["const"] == default {
                 branch.as_object_mut().map(|branch| branch.remove("required"));
             }
         }
@@ -107,7 +111,10 @@ pub fn explain(key: &str) -> Option<Vec<KeyHelp>> {
 
 /// Names of all keys, tables included.
 pub fn keys() -> Vec<String> {
-    explain("").unwrap_or_default().into_iter().map(|help| help.key).collect()
+    let mut keys: Vec<String> = explain("").unwrap_or_default().into_iter().map(|help| help.key).collect();
+    // A key that means several things is listed once for each.
+    keys.dedup();
+    keys
 }
 
 /// The key that `word` was probably meant to be: one with a slip, or one that ends with the word.
@@ -130,16 +137,33 @@ fn collect(key: &str, schema: &'static Value, out: &mut Vec<KeyHelp>) {
         });
     }
     for (name, inner) in below.into_iter().flatten() {
-        let start = out.len();
-        collect(&join(key, name), inner, out);
-        let owners: Vec<_> = kinds(schema)
-            .into_iter()
-            .filter(|(_, branch)| !branch["properties"][name].is_null())
-            .map(|(word, _)| format!("{word:?}"))
-            .collect();
-        if !owners.is_empty() && owners.len() < kinds(schema).len() {
-            out[start..].iter_mut().for_each(|help| help.doc += &format!(" Only with `kind = {}`.", owners.join(" or ")));
+        for (inner, owners) in meanings(schema, name, inner) {
+            let start = out.len();
+            collect(&join(key, name), inner, out);
+            if let (false, Some(tag)) = (owners.is_empty(), tag(schema)) {
+                out[start..].iter_mut().for_each(|help| help.doc += &format!(" Only with `{tag} = {}`.", owners.join(" or ")));
+            }
         }
+    }
+}
+
+/// What the key `name` of a table is: its schema, or each schema that it has in some of the table's kinds, with those kinds.
+fn meanings<'a>(table: &'a Value, name: &str, plain: &'a Value) -> Vec<(&'a Value, Vec<String>)> {
+    let kinds = kinds(table);
+    let mut found: Vec<(&Value, Vec<String>)> = Vec::new();
+    if table["properties"][name].is_null() {
+        for (word, branch) in kinds.iter().filter(|(_, branch)| !branch["properties"][name].is_null()) {
+            let schema = &branch["properties"][name];
+            match found.iter_mut().find(|(known, _)| *known == schema) {
+                Some((_, words)) => words.push(format!("{word:?}")),
+                None => found.push((schema, vec![format!("{word:?}")])),
+            }
+        }
+    }
+    match found.first() {
+        None => vec![(plain, vec![])],
+        Some((_, words)) if words.len() == kinds.len() => vec![(plain, vec![])],
+        Some(_) => found,
     }
 }
 
@@ -179,9 +203,16 @@ pub(super) fn properties(schema: &Value) -> Option<BTreeMap<&str, &Value>> {
         .then(|| branches.into_iter().rev().flatten().map(|(key, inner)| (key.as_str(), inner)).collect())
 }
 
-/// The kinds of a table with a `kind` key, each with its schema.
+/// The key that chooses between the kinds of a table, where it has several.
+pub(super) fn tag(schema: &Value) -> Option<&'static str> {
+    let branches = alternatives(schema);
+    TAGS.into_iter().find(|tag| branches.iter().any(|branch| branch["properties"][tag]["const"].is_string()))
+}
+
+/// The kinds of a table with a key that chooses one, each with its schema.
 pub(super) fn kinds(schema: &Value) -> Vec<(&str, &Value)> {
-    alternatives(schema).into_iter().filter_map(|branch| Some((branch["properties"]["kind"]["const"].as_str()?, branch))).collect()
+    let Some(tag) = tag(schema) else { return Vec::new() };
+    alternatives(schema).into_iter().filter_map(|branch| Some((branch["properties"][tag]["const"].as_str()?, branch))).collect()
 }
 
 /// The words that a key takes, each with its doc comment.
@@ -295,7 +326,8 @@ mod tests {
             }
             // A part's own default must be what the whole config gives it: a table that sets one key leaves the others as they were.
             let whole = serde_json::to_value(Config::default()).unwrap();
-            if let Some(value) = whole.pointer(&format!("/{}", key.replace('.', "/"))) {
+            let other_kind = doc.contains(" Only with `") && !doc.contains("\"grl\"") && !doc.contains("\"resnet3d\"");
+            if let Some(value) = whole.pointer(&format!("/{}", key.replace('.', "/"))).filter(|_| !other_kind) {
                 assert!(same(value, &help.default), "`{key}` is {value} in the whole, {} by itself", help.default);
             }
             assert!(doc.to_lowercase().contains("default"), "the doc of `{key}` names no default: {doc}");

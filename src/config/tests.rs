@@ -5,7 +5,7 @@ use std::path::Path;
 use panscreen_policies::glance::GlanceConfig as GlanceNetwork;
 use panscreen_policies::losses::DiceCeConfig;
 use panscreen_policies::nets::ResNetConfig;
-use panscreen_policies::objectives::GrlConfig;
+use panscreen_policies::objectives::{self, DapoConfig, GrlConfig, ObjectiveKind};
 
 use super::*;
 
@@ -194,6 +194,17 @@ hint: `panscreen config explain focus` lists the keys",
             "`glance.group_size` does not belong to `env.group = \"masks\"`, whose groups are the selections of a scan",
         ),
         ("optim.focus.betas = [0.9, 1.0]", "[optim.focus] `betas` holds 1, expected numbers from 0 to below 1"),
+        (
+            "objective = { name = \"rloo\" }",
+            "`objective.name = \"rloo\"` needs selections that are scored as sets, which `env.group` does not give",
+        ),
+        ("objective = { name = \"grpo\", action = \"select\" }", "`objective.action` does not belong to `name = \"grpo\"` of [objective]"),
+        ("objective = { name = \"grpo\", epsilon = 0 }", "[objective] `epsilon` is 0, expected a number from 0.000001 to 1"),
+        ("objective.advantage.clamp = 0", "[objective] `advantage.clamp` is 0, expected a number > 0"),
+        (
+            "objective.name = \"gpro\"",
+            "`objective.name` is \"gpro\", expected \"grl\", \"grpo\", \"dr_grpo\", \"dapo\", \"gspo\", \"cispo\", \"rloo\", \"reinforce\", \"ppo\", \"exact\", \"ce\", \"balanced_ce\", \"focal\", \"ohem\", \"asymmetric\", \"soft_volume\" or \"best_window\"",
+        ),
         ("glance.hidden = 8", "`glance.hidden` does not belong to `kind = \"resnet3d\"` of [glance]"),
         ("glance = { kind = \"encoder\", widths = [8] }", "`glance.widths` does not belong to `kind = \"encoder\"` of [glance]"),
     ] {
@@ -232,6 +243,23 @@ fn overrides() {
         (None, PhantomConfig { preset: PhantomPreset::Standard, seed: 4, ..PhantomConfig::default() })
     );
     assert!(matches!(config.glance.network, GlanceNetwork::Encoder(head) if head.hidden == 8));
+}
+
+#[test]
+fn every_objective_is_chosen_by_name_and_has_defaults_of_its_own() {
+    for info in objectives::all() {
+        let config = read("env.group = \"masks\"", &[&format!("objective.name={}", info.name)]).unwrap();
+        assert_eq!(config.objective.kind.info(), info);
+        assert_eq!(read(&config.to_toml(), &[]).unwrap(), config, "{}", info.name);
+    }
+    // One key, several meanings: each is explained with its own default.
+    let epsilon = explain("objective").unwrap().into_iter().filter(|help| help.key == "objective.epsilon");
+    let defaults: Vec<f64> = epsilon.map(|help| help.default.as_f64().unwrap()).collect();
+    assert!(defaults.contains(&0.1) && defaults.contains(&0.2) && defaults.contains(&3e-4), "{defaults:?}");
+    // A base's settings for another objective are dropped when the name changes later.
+    let config = read("[objective]\naction = \"select\"\nmasks = 4", &["objective.name=dapo", "objective.epsilon_high=0.3"]).unwrap();
+    assert_eq!(config.objective.kind, ObjectiveKind::Dapo(DapoConfig { epsilon_high: 0.3, ..DapoConfig::default() }));
+    assert_eq!(config.objective.masks, 4);
 }
 
 #[test]
@@ -302,7 +330,7 @@ fn parity_is_what_was_published() {
     let config = load(&Path::new(CONFIGS).join("parity/gf_screen.toml"), &[]).unwrap();
     assert_eq!(config.glance.network, GlanceNetwork::Resnet3d(ResNetConfig::published()));
     assert_eq!(config.loss.dice_ce, DiceCeConfig::published());
-    assert_eq!(config.objective.grl, GrlConfig::published());
+    assert_eq!(config.objective.kind, ObjectiveKind::Grl(GrlConfig::published()));
     assert_eq!(config.group_size(), 16);
 }
 
@@ -310,7 +338,7 @@ fn parity_is_what_was_published() {
 fn every_default_can_be_written() {
     let plain = read("", &[]).unwrap();
     for help in explain("").unwrap() {
-        let other_kind = help.doc.contains("Only with") && !help.doc.contains("resnet3d");
+        let other_kind = help.doc.contains(" Only with `") && !help.doc.contains("\"resnet3d\"") && !help.doc.contains("\"grl\"");
         // An empty name stands for the name of the file.
         if help.default.is_null() || help.key.starts_with("data.phantom.") || other_kind {
             continue;

@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use super::score::members;
 use super::{CropEnv, EnvState, Environment, Grouping, Observation, Selection};
 use crate::{Error, Result};
 
@@ -29,7 +28,7 @@ pub fn check(env: &CropEnv, seed: u64) -> Result<Vec<CheckReport>> {
     report("one thread, same bytes", alone == first, "one thread against all".into());
 
     let expected = env.config().group_size()?;
-    let sizes: Vec<usize> = members(&first).iter().map(|(_, m)| m.len()).collect();
+    let sizes: Vec<usize> = first.members().iter().map(|(_, m)| m.len()).collect();
     report("group sizes as configured", sizes.iter().all(|&s| s == expected), format!("{sizes:?}, configured {expected}"));
 
     let mut now = one.reset(seed)?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sampler::{SamplerConfig, cut_augmented, draw_start};
 use super::scan::ScanSource;
-use super::score::{Outcome, SetReward, score};
+use super::score::{Outcome, SetReward, both, score};
 use super::{Grouping, Observation, Selection, SubVolume};
 use crate::rewards::Reward;
 use crate::rng::stream;
@@ -176,6 +176,11 @@ impl CropEnv {
     /// Reward of a selection of `observation`; see [`score`].
     pub fn score(&self, observation: &Observation, selection: &Selection, predicted: &[u8]) -> Outcome {
         score(self.config.grouping, observation, selection, predicted, &*self.reward, self.config.set_reward)
+    }
+
+    /// Expected set reward of (leaving out, selecting) each sub-volume under independent `probabilities`, `[G]`.
+    pub fn both(&self, observation: &Observation, predicted: &[u8], probabilities: &[f32]) -> Vec<[f32; 2]> {
+        both(observation, predicted, probabilities, self.config.set_reward)
     }
 }
 

@@ -5,8 +5,11 @@
 //! ([`Grouping`]): the whole batch (the published code), the crops of one scan, or several selections of one scan scored as sets.
 
 pub mod blend;
+pub mod cached;
 mod check;
+pub mod decode;
 mod environment;
+mod labels;
 mod sampler;
 mod scan;
 mod score;
@@ -15,6 +18,7 @@ pub mod windows;
 
 pub use check::{CheckReport, check};
 pub use environment::{CropEnv, EnvConfig, EnvState, Environment, Step};
+pub use labels::Labels;
 pub use sampler::{LesionPosition, SamplerConfig};
 pub use scan::{Scan, ScanSource};
 pub use score::{Info, Outcome, SetReward, score};
@@ -90,6 +94,18 @@ impl Observation {
 
     pub fn groups(&self) -> Vec<u32> {
         self.windows.iter().map(|w| w.group).collect()
+    }
+
+    /// The groups and their sub-volumes, in order of first appearance.
+    pub fn members(&self) -> Vec<(u32, Vec<usize>)> {
+        let mut groups: Vec<(u32, Vec<usize>)> = Vec::new();
+        for (i, w) in self.windows.iter().enumerate() {
+            match groups.iter_mut().find(|(g, _)| *g == w.group) {
+                Some((_, members)) => members.push(i),
+                None => groups.push((w.group, vec![i])),
+            }
+        }
+        groups
     }
 }
 

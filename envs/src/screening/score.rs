@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::cached::{CachedScan, WindowSets};
 use super::{Grouping, Observation, Selection};
 use crate::rewards::Reward;
 
@@ -78,46 +79,51 @@ pub fn score(
         return Outcome { rewards: pairs().map(|(p, l)| reward.score(p, l)).collect(), groups: observation.groups(), info };
     }
 
-    // Which lesions Focus touches in each sub-volume, as a bit set over the 256 lesion numbers.
-    let touched: Vec<[u64; 4]> = predicted
-        .chunks_exact(n)
-        .zip(observation.lesion.chunks_exact(n))
-        .map(|(p, l)| {
-            let mut bits = [0u64; 4];
-            p.iter().zip(l).filter(|(p, l)| **p == 1 && **l > 0).for_each(|(_, l)| bits[*l as usize / 64] |= 1 << (l % 64));
-            bits
-        })
-        .collect();
     let (mut rewards, mut groups) = (Vec::new(), Vec::new());
-    for (group, members) in members(observation) {
-        let mut lesions: Vec<u8> = members.iter().flat_map(|&i| observation.windows[i].lesions.iter().copied()).collect();
-        lesions.sort_unstable();
-        lesions.dedup();
-        for mask in &selection.masks {
-            let chosen = || members.iter().copied().filter(|&i| mask[i]);
-            let mut found = [0u64; 4];
-            chosen().for_each(|i| (0..4).for_each(|w| found[w] |= touched[i][w]));
-            let found: u32 = found.iter().map(|w| w.count_ones()).sum();
-            let recall = if lesions.is_empty() { 0.0 } else { found as f32 / lesions.len() as f32 };
-            let share = |count: usize| count as f32 / members.len() as f32;
-            let alarms = chosen().filter(|&i| marked[i] && !diseased[i]).count();
-            rewards.push(recall - set.window_cost * share(chosen().count()) - set.false_alarm_cost * share(alarms));
-            groups.push(group);
-        }
+    for (group, members, cached) in cached(observation, predicted) {
+        let masks: Vec<Vec<bool>> = selection.masks.iter().map(|mask| members.iter().map(|&i| mask[i]).collect()).collect();
+        let sets = WindowSets::of_masks(masks.iter().map(Vec::as_slice), members.len());
+        rewards.extend(cached.outcomes(&sets).iter().map(|outcome| cached.reward(outcome, set)));
+        groups.extend(selection.masks.iter().map(|_| group));
     }
     Outcome { rewards, groups, info }
 }
 
-/// The groups of an observation and their members, in order of first appearance.
-pub fn members(observation: &Observation) -> Vec<(u32, Vec<usize>)> {
-    let mut groups: Vec<(u32, Vec<usize>)> = Vec::new();
-    for (i, w) in observation.windows.iter().enumerate() {
-        match groups.iter_mut().find(|(g, _)| *g == w.group) {
-            Some((_, members)) => members.push(i),
-            None => groups.push((w.group, vec![i])),
-        }
+/// Expected set reward of (leaving out, selecting) each sub-volume while the others of its group are selected with their `probabilities`, `[G]`.
+pub fn both(observation: &Observation, predicted: &[u8], probabilities: &[f32], set: SetReward) -> Vec<[f32; 2]> {
+    let mut all = vec![[0.0; 2]; observation.len()];
+    for (_, members, cached) in cached(observation, predicted) {
+        let p: Vec<f32> = members.iter().map(|&i| probabilities[i]).collect();
+        members.iter().zip(cached.both(&p, set)).for_each(|(&i, both)| all[i] = both);
     }
-    groups
+    all
+}
+
+/// What Focus does in the sub-volumes of each group: (group, its sub-volumes, outcomes). A sub-volume without a lesion where Focus marks something
+/// is a false alarm, and counts as its share of the group.
+fn cached(observation: &Observation, predicted: &[u8]) -> Vec<(u32, Vec<usize>, CachedScan)> {
+    let n = observation.voxels_per_window();
+    let predicted = |i: usize| &predicted[i * n..(i + 1) * n];
+    let of_group = |(group, members): (u32, Vec<usize>)| {
+        let mut lesions: Vec<u8> = members.iter().flat_map(|&i| observation.windows[i].lesions.iter().copied()).collect();
+        lesions.sort_unstable();
+        lesions.dedup();
+        let hits = |&i: &usize| {
+            let mut touched = [false; 256];
+            predicted(i).iter().zip(observation.lesion_of(i)).for_each(|(p, l)| touched[*l as usize] |= *p == 1);
+            (0..lesions.len()).filter(|&l| touched[lesions[l] as usize]).collect()
+        };
+        let alarm = |&i: &usize| {
+            let alarm = predicted(i).contains(&1) && observation.lesion_of(i).iter().all(|&l| l == 0);
+            f32::from(u8::from(alarm)) / members.len() as f32
+        };
+        let hits: Vec<Vec<usize>> = members.iter().map(hits).collect();
+        let false_alarm = members.iter().map(alarm).collect();
+        // Crops do not show a lesion's size: one class.
+        let cached = CachedScan::new(&hits, vec![0; lesions.len()], false_alarm);
+        (group, members, cached)
+    };
+    observation.members().into_iter().map(of_group).collect()
 }
 
 #[cfg(test)]
@@ -155,5 +161,18 @@ mod tests {
         let out = score(Grouping::Masks, &o, &selection, &predicted, &*by_name("any_overlap").unwrap(), cost);
         assert_eq!(out.rewards, [1.0 - 0.2, 0.5 - 0.2 - 0.05, 0.0, 1.0 - 0.4 - 0.05]);
         assert_eq!(out.groups, [0; 4]);
+    }
+
+    #[test]
+    fn both_actions_are_worth_what_the_sets_with_and_without_earn() {
+        let o = observation([1, 0, 0, 0, 2, 2, 0, 0]);
+        let predicted = [1, 0, 1, 0, 0, 1, 0, 0];
+        let cost = SetReward { window_cost: 0.4, false_alarm_cost: 0.2 };
+        // The others are certain: sub-volume 0 is selected, 1 to 3 are not.
+        let both = both(&o, &predicted, &[1.0, 0.0, 0.0, 0.0], cost);
+        let expected = [[0.0, 0.5 - 0.1], [0.4, 0.5 - 0.2 - 0.05], [0.4, 1.0 - 0.2], [0.4, 0.5 - 0.2]];
+        for (found, expected) in both.iter().flatten().zip(expected.iter().flatten()) {
+            assert!((found - expected).abs() < 1e-6, "{both:?}");
+        }
     }
 }

@@ -226,9 +226,13 @@ impl<B: KernelBackend> ResNet<B> {
 
     /// As [`ResNet::forward`], with [`Pooling::Cells`] also the log-odds (class 1 against class 0) of every cell, `[N, D, H, W]`.
     pub fn forward_cells(&self, x_NCDHW: Tensor<B, 5>, mode: Mode) -> (Tensor<B, 2>, Option<Tensor<B, 4>>) {
+        self.pooling.judge(self.features(x_NCDHW, mode), &self.fc)
+    }
+
+    /// `x_NCDHW` -> the feature map that the last layer judges.
+    pub fn features(&self, x_NCDHW: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
         let y = self.stem(x_NCDHW, mode);
-        let y = self.stages().into_iter().flatten().fold(y, |y, block| block.forward(y, mode));
-        self.pooling.judge(y, &self.fc)
+        self.stages().into_iter().flatten().fold(y, |y, block| block.forward(y, mode))
     }
 
     fn stem(&self, x: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {

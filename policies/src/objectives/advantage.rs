@@ -85,6 +85,71 @@ pub fn advantages(rewards: &[f32], groups: &[u32], config: &AdvantageConfig) -> 
     Advantages { values, reward: reward as f32, reward_std: (std_sum / groups) as f32, frac_reward_zero_std: (flat / groups) as f32 }
 }
 
+/// What rewards are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Baseline {
+    /// The mean of the group.
+    Mean,
+    /// The mean of the others of the group.
+    LeaveOneOut,
+}
+
+/// What differences from the baseline are divided by, as in TRL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ScaleRewards {
+    /// The standard deviation of the group: groups weigh alike, hard ones and easy ones.
+    #[default]
+    Group,
+    /// The standard deviation of all rewards of the step.
+    Batch,
+    /// Nothing.
+    None,
+}
+
+/// Keeps the division by a standard deviation finite, as in TRL.
+const STD_TINY: f64 = 1e-4;
+
+/// `(r - baseline) / (std + 1e-4)`, standard deviation with n - 1: the advantages of GRPO and its kin.
+///
+/// # Errors
+/// A group of one has nothing to be compared with, and is refused.
+pub(super) fn compared(rewards: &[f32], groups: &[u32], baseline: Baseline, scale: ScaleRewards) -> Result<Advantages, String> {
+    // Equal groups are counted as everywhere, and the means and deviations are those of the published form.
+    let seen = advantages(rewards, groups, &AdvantageConfig::default());
+    let mut members: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+    for (&group, &r) in groups.iter().zip(rewards) {
+        members.entry(group).or_default().push(f64::from(r));
+    }
+    if let Some(group) = members.iter().find(|(_, m)| m.len() < 2).map(|(g, _)| g) {
+        return Err(format!(
+            "group {group} has one reward, expected 2 or more to compare; raise `objective.masks` or `env.crops_per_volume`"
+        ));
+    }
+    let of_batch = std(&rewards.iter().map(|&r| f64::from(r)).collect::<Vec<_>>());
+    let stats: BTreeMap<u32, [f64; 3]> = members.into_iter().map(|(g, m)| (g, [m.len() as f64, mean(&m), std(&m)])).collect();
+    let value = |(&r, group): (&f32, &u32)| {
+        let [n, mean, std] = stats[group];
+        let over = f64::from(r) - mean;
+        let over = if baseline == Baseline::LeaveOneOut { over * n / (n - 1.0) } else { over };
+        (match scale {
+            ScaleRewards::Group => over / (std + STD_TINY),
+            ScaleRewards::Batch => over / (of_batch + STD_TINY),
+            ScaleRewards::None => over,
+        }) as f32
+    };
+    Ok(Advantages { values: rewards.iter().zip(groups).map(value).collect(), ..seen })
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+fn std(values: &[f64]) -> f64 {
+    let mean = mean(values);
+    (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (values.len() as f64 - 1.0).max(1.0)).sqrt()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +200,23 @@ mod tests {
         assert!(found.values[4] < 0.0 && found.values[5] > 0.0);
         check_close("zero-std share", &[f64::from(found.frac_reward_zero_std)], &[2.0 / 3.0], 1e-6);
         assert_eq!(of(&[], &[]).reward, 0.0);
+    }
+
+    #[test]
+    fn rewards_are_compared_within_their_group() {
+        let (rewards, groups) = ([1.0, 0.0, 3.0, 1.0], [0, 0, 1, 1]);
+        let of = |baseline, scale| wide(&compared(&rewards, &groups, baseline, scale).unwrap().values);
+        // Deviations: 0.7071 and 1.4142 within the groups, 1.2583 over all.
+        for (baseline, scale, expected) in [
+            (Baseline::Mean, ScaleRewards::None, [0.5, -0.5, 1.0, -1.0]),
+            (Baseline::LeaveOneOut, ScaleRewards::None, [1.0, -1.0, 2.0, -2.0]),
+            (Baseline::Mean, ScaleRewards::Group, [0.707007, -0.707007, 0.707057, -0.707057]),
+            (Baseline::Mean, ScaleRewards::Batch, [0.397328, -0.397328, 0.794656, -0.794656]),
+        ] {
+            check_close(&format!("{baseline:?} {scale:?}"), &of(baseline, scale), &expected, 1e-5);
+        }
+        let error = compared(&rewards, &[0, 0, 1, 2], Baseline::Mean, ScaleRewards::Group).unwrap_err();
+        assert!(error.contains("group 1 has one reward"), "{error}");
     }
 
     #[test]

@@ -3,12 +3,15 @@
 //! Shapes: G sub-volumes; `logits_G2` are (discard, select); log-odds are select less discard.
 
 use burn::tensor::{
-    Tensor, TensorData,
+    Tensor,
     activation::{log_sigmoid, sigmoid},
     backend::Backend,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::rollout::{constant, host, log, odds};
+use super::{AdvantageConfig, Needs, Objective, ObjectiveInfo, OldPolicy, PolicyStats, Rollout, Samples, Terms, advantages};
 
 /// Added to probabilities before the logarithm in the published code.
 const TINY: f64 = 1e-6;
@@ -33,6 +36,8 @@ pub struct GrlConfig {
     pub kl: Kl,
     /// Oddities of the published code, all off by default.
     pub compat: GrlCompat,
+    /// How rewards become advantages.
+    pub advantage: AdvantageConfig,
 }
 
 /// Whose probability the advantage moves. No action is sampled in either.
@@ -72,7 +77,15 @@ pub struct GrlCompat {
 
 impl Default for GrlConfig {
     fn default() -> Self {
-        Self { epsilon: 0.1, beta: 0.01, delta: None, action: Action::Favoured, kl: Kl::Bernoulli, compat: GrlCompat::default() }
+        Self {
+            epsilon: 0.1,
+            beta: 0.01,
+            delta: None,
+            action: Action::Favoured,
+            kl: Kl::Bernoulli,
+            compat: GrlCompat::default(),
+            advantage: AdvantageConfig::default(),
+        }
     }
 }
 
@@ -82,9 +95,28 @@ impl GrlConfig {
         let compat = GrlCompat { smoothed_log: true, ratio_clamp: Some([0.01, 5.0]) };
         Self { action: Action::Select, kl: Kl::K3, compat, ..Self::default() }
     }
+}
 
-    /// Names the first value out of its range.
-    pub fn check(&self) -> Result<(), String> {
+/// The two terms, to be added, and the numbers worth logging.
+#[derive(Clone, Debug)]
+pub struct Grl<B: Backend> {
+    /// `-mean min(ratio A, clip(ratio) A)`, one element.
+    pub clip_loss: Tensor<B, 1>,
+    /// `beta * mean KL`, one element.
+    pub kl_loss: Tensor<B, 1>,
+    /// Plain numbers of this step.
+    pub stats: PolicyStats,
+}
+
+impl Objective for GrlConfig {
+    const INFO: ObjectiveInfo = ObjectiveInfo {
+        name: "grl",
+        summary: "GF-Screen: clipped ratio on group-relative advantages, KL to the old policy",
+        needs: Needs::Groups,
+        old_policy: OldPolicy::Compared,
+    };
+
+    fn check(&self) -> Result<(), String> {
         if !(self.epsilon > 0.0 && self.epsilon < 1.0) {
             return Err(format!("`epsilon` is {}, expected a number between 0 and 1", self.epsilon));
         }
@@ -104,54 +136,15 @@ impl GrlConfig {
         {
             return Err(format!("`compat.ratio_clamp` is [{low}, {high}], expected 0 < low < 1 < high"));
         }
-        Ok(())
+        self.advantage.check().map_err(|e| e.replacen('`', "`advantage.", 1))
     }
-}
 
-/// The two terms, to be added, and the numbers worth logging.
-#[derive(Clone, Debug)]
-pub struct Grl<B: Backend> {
-    /// `-mean min(ratio A, clip(ratio) A)`, one element.
-    pub clip_loss: Tensor<B, 1>,
-    /// `beta * mean KL`, one element.
-    pub kl_loss: Tensor<B, 1>,
-    /// Plain numbers of this step.
-    pub stats: GrlStats,
-}
-
-/// What the ratio, the clipping and the policy did in one step.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct GrlStats {
-    /// Ratio new / old of the action that the advantage moves: mean, smallest, largest.
-    pub ratio_mean: f32,
-    pub ratio_min: f32,
-    pub ratio_max: f32,
-    /// Share of sub-volumes whose gradient is cut below 1 - epsilon (A < 0).
-    pub clip_low: f32,
-    /// Share of sub-volumes whose gradient is cut above 1 + epsilon (A > 0).
-    pub clip_high: f32,
-    /// Mean penalty, without beta.
-    pub kl: f32,
-    /// Mean entropy of the two actions, in nats.
-    pub entropy: f32,
-    /// Mean probability of "select".
-    pub select_probability: f32,
-}
-
-impl GrlStats {
-    /// Names and values for the log, as TRL calls them.
-    pub fn named(&self) -> [(&'static str, f32); 9] {
-        [
-            ("ratio/mean", self.ratio_mean),
-            ("ratio/min", self.ratio_min),
-            ("ratio/max", self.ratio_max),
-            ("clip_ratio/low_mean", self.clip_low),
-            ("clip_ratio/high_mean", self.clip_high),
-            ("clip_ratio/region_mean", self.clip_low + self.clip_high),
-            ("kl", self.kl),
-            ("entropy", self.entropy),
-            ("select_probability", self.select_probability),
-        ]
+    fn loss<B: Backend>(&self, logits_g2: Tensor<B, 2>, rollout: &Rollout) -> Result<Terms<B>, String> {
+        let samples = &rollout.samples;
+        let found = advantages(&samples.rewards, &samples.groups, &self.advantage);
+        let a_g = credit(samples, &found.values, logits_g2.dims()[0]);
+        let terms = grl(logits_g2, &rollout.old_log_odds, &a_g, self);
+        Ok(Terms { policy_loss: terms.clip_loss, kl_loss: Some(terms.kl_loss), log: log(&found, &a_g, &terms.stats.named()) })
     }
 }
 
@@ -173,12 +166,10 @@ pub fn grl<B: Backend>(logits_g2: Tensor<B, 2>, old_log_odds: &[f32], advantages
         old_log_odds.len(),
         advantages.len()
     );
-    let options = (&logits_g2.device(), logits_g2.dtype());
-    let constant = |values: &[f32]| Tensor::<B, 1>::from_data(TensorData::from(values), options);
-    let log_odds_g = (logits_g2.clone().narrow(1, 1, 1) - logits_g2.narrow(1, 0, 1)).flatten(0, 1);
+    let log_odds_g = odds(logits_g2);
     let smoothed = config.compat.smoothed_log;
-    let (new, old) = (LogPolicy::new(log_odds_g, smoothed), LogPolicy::new(constant(old_log_odds), smoothed));
-    let a_g = constant(advantages);
+    let (old, a_g) = (constant(old_log_odds, &log_odds_g), constant(advantages, &log_odds_g));
+    let (new, old) = (LogPolicy::new(log_odds_g.clone(), smoothed), LogPolicy::new(old, smoothed));
 
     let (log_ratio_g, a_g) = match config.action {
         Action::Select => (new.select.clone() - old.select.clone(), a_g),
@@ -205,7 +196,10 @@ pub fn grl<B: Backend>(logits_g2: Tensor<B, 2>, old_log_odds: &[f32], advantages
     }
     .mean();
 
-    let stats = GrlStats::new(ratio_g, a_g, new.p, kl.clone(), config);
+    let moved: Vec<f32> = host(a_g).into_iter().map(|a| a as f32).collect();
+    let kl_value = host(kl.clone()).first().copied().unwrap_or(0.0);
+    let range = [1.0 - config.epsilon, 1.0 + config.epsilon];
+    let stats = PolicyStats::new(&host(ratio_g), &moved, &host(log_odds_g), kl_value, range);
     Grl { clip_loss: gain_g.mean().neg(), kl_loss: kl * config.beta, stats }
 }
 
@@ -247,25 +241,16 @@ impl<B: Backend> LogPolicy<B> {
     }
 }
 
-impl GrlStats {
-    fn new<B: Backend>(ratio_g: Tensor<B, 1>, a_g: Tensor<B, 1>, p_g: Tensor<B, 1>, kl: Tensor<B, 1>, config: &GrlConfig) -> Self {
-        let host = |x: Tensor<B, 1>| -> Vec<f64> { x.into_data().iter::<f64>().collect() };
-        let (ratio, a, p, kl) = (host(ratio_g), host(a_g), host(p_g), host(kl));
-        let n = ratio.len().max(1) as f64;
-        let mean = |sum: f64| (sum / n) as f32;
-        let share = |cut: &dyn Fn(f64, f64) -> bool| mean(ratio.iter().zip(&a).filter(|&(&r, &a)| cut(r, a)).count() as f64);
-        let entropy = |p: f64| [p, 1.0 - p].into_iter().filter(|&p| p > 0.0).map(|p| -p * p.ln()).sum::<f64>();
-        Self {
-            ratio_mean: mean(ratio.iter().sum()),
-            ratio_min: ratio.iter().copied().reduce(f64::min).unwrap_or(1.0) as f32,
-            ratio_max: ratio.iter().copied().reduce(f64::max).unwrap_or(1.0) as f32,
-            clip_low: share(&|r, a| r < 1.0 - config.epsilon && a < 0.0),
-            clip_high: share(&|r, a| r > 1.0 + config.epsilon && a > 0.0),
-            kl: kl[0] as f32,
-            entropy: mean(p.iter().map(|&p| entropy(p)).sum()),
-            select_probability: mean(p.iter().sum()),
-        }
+/// One advantage a sub-volume: the mean advantage of the samples that selected it less that of those that did not, the score-function estimate for
+/// independent choices. A sub-volume that is a sample by itself has its own.
+fn credit(samples: &Samples, advantages: &[f32], sub_volumes: usize) -> Vec<f32> {
+    let (mut sum, mut count) = (vec![0.0; sub_volumes], vec![0.0_f32; sub_volumes]);
+    for (i, (&w, &selected)) in samples.windows.iter().zip(&samples.selected).enumerate() {
+        let a = advantages[i / samples.width];
+        sum[w] += if selected { a } else { -a };
+        count[w] += 1.0;
     }
+    sum.iter().zip(count).map(|(sum, count)| sum / count.max(1.0)).collect()
 }
 
 #[cfg(test)]
@@ -273,7 +258,7 @@ mod tests {
     use super::*;
     use crate::losses::golden::{check_close, losses, numbers, singles};
     use burn::backend::{Autodiff, Flex};
-    use burn::tensor::DType;
+    use burn::tensor::{DType, TensorData};
     use serde_json::Value;
 
     type B = Autodiff<Flex>;
@@ -287,7 +272,7 @@ mod tests {
         kl: f64,
         clip_grad: Vec<f64>,
         kl_grad: Vec<f64>,
-        stats: GrlStats,
+        stats: PolicyStats,
     }
 
     fn run(logits: &[f64], old_p: &[f64], advantages: &[f32], config: &GrlConfig) -> Run {
@@ -404,6 +389,33 @@ mod tests {
                 check_close(&format!("{config:?} at {i}"), &[difference], &[grad.clip_grad[i] + grad.kl_grad[i]], 1e-8);
             }
         }
+    }
+
+    #[test]
+    fn bernoulli_kl_equals_the_reference() {
+        let all = &losses()["rl_variants"];
+        let golden = &all["objectives"]["bernoulli_kl"];
+        let logits: Vec<f64> = numbers(&all["z"]).into_iter().flat_map(|z| [0.0, z]).collect();
+        let reference: Vec<f64> = numbers(&all["ref"]).iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect();
+        let found = run(&logits, &reference, &[0.0; 12], &GrlConfig { beta: 1.0, ..GrlConfig::default() });
+        let grad: Vec<f64> = found.kl_grad.chunks(2).map(|row| row[1]).collect();
+        check_close("KL", &[found.kl], &numbers(&golden["loss"]), 1e-6);
+        check_close("gradient", &grad, &numbers(&golden["grad"]), 1e-6);
+    }
+
+    #[test]
+    fn a_sub_volume_is_credited_with_the_samples_that_selected_it() {
+        // Two masks over sub-volumes 0 and 1, two over sub-volume 2 and 3.
+        let samples = Samples {
+            width: 2,
+            windows: vec![0, 1, 0, 1, 2, 3, 2, 3],
+            selected: vec![true, false, false, false, true, true, true, false],
+            ..Samples::default()
+        };
+        let found: Vec<f64> = credit(&samples, &[1.0, -1.0, 0.5, 0.7], 4).into_iter().map(f64::from).collect();
+        check_close("credit", &found, &[1.0, 0.0, 0.6, -0.1], 1e-6);
+        let alone = Samples { width: 1, windows: vec![0, 1], selected: vec![true; 2], ..Samples::default() };
+        assert_eq!(credit(&alone, &[0.3, -0.7], 2), [0.3, -0.7]);
     }
 
     #[test]

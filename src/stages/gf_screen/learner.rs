@@ -4,22 +4,24 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::AutodiffModule;
-use burn::tensor::Tensor;
+use burn::optim::GradientsParams;
+use burn::tensor::{ElementConversion, Tensor};
 use panscreen_envs::rng::{RngExt, stream};
 use panscreen_envs::screening::{Grouping, Selection};
 use panscreen_policies::focus::Focus;
 use panscreen_policies::glance::Glance;
 use panscreen_policies::losses::DiceCeConfig;
 use panscreen_policies::nets::Mode;
-use panscreen_policies::objectives::{AdvantageConfig, GrlConfig, log_odds};
+use panscreen_policies::objectives::{ObjectiveKind, OldPolicy, Rollout, log_odds};
 use panscreen_policies::optim::{AdamW, clip_global_norm};
 use panscreen_policies::weights::{self, Scope};
 
+use super::critic::Critic;
 use super::shard::{self, LogitGradients, Pools, Shard};
 use super::step::StepLog;
 use crate::backend::{Inner, TrainBackend};
 use crate::config::{Config, OptimizerConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::run::Checkpoint;
 
 /// Classes of Focus: background and lesion.
@@ -33,9 +35,8 @@ pub struct Settings {
     pub cell_weight: f64,
     pub cell_lesion_weight: f64,
     pub policy_weight: f64,
-    pub advantage: AdvantageConfig,
-    pub grl: GrlConfig,
-    /// Steps between refreshes of the old policy.
+    pub objective: ObjectiveKind,
+    /// Steps between refreshes of the old policy; 1 where the objective has none.
     pub refresh_steps: u64,
     /// Selections sampled of each observation where sets are scored.
     pub masks: usize,
@@ -52,15 +53,17 @@ pub struct Settings {
 
 impl Settings {
     pub fn new(config: &Config) -> Self {
-        let refresh = config.objective.refresh_steps;
+        let refresh = match config.objective.kind.info().old_policy {
+            OldPolicy::Unused => 1,
+            OldPolicy::Compared | OldPolicy::Sampled => config.objective.refresh_steps,
+        };
         Settings {
             dice_ce: config.loss.dice_ce.clone(),
             alpha: config.loss.alpha,
             cell_weight: config.loss.cell_weight,
             cell_lesion_weight: config.loss.cell_lesion_weight,
             policy_weight: config.objective.weight,
-            advantage: config.objective.advantage.clone(),
-            grl: config.objective.grl.clone(),
+            objective: config.objective.kind.clone(),
             refresh_steps: if refresh == 0 { config.train.steps_per_epoch } else { refresh } as u64,
             masks: config.objective.masks,
             shards: config.train.shards,
@@ -91,16 +94,18 @@ impl Settings {
     }
 }
 
-type OldPolicy<B> = (Glance<Inner<B>>, Focus<Inner<B>>);
+type Policies<B> = (Glance<Inner<B>>, Focus<Inner<B>>);
 
 /// Both policies and everything that trains them.
 pub struct Learner<B: TrainBackend> {
     pub glance: Glance<B>,
     pub focus: Focus<B>,
     /// The old policy: Glance as it was at the last refresh (with Focus's encoder of that time, which a tied Glance reads through).
-    old: Option<OldPolicy<B>>,
+    old: Option<Policies<B>>,
     glance_optimizer: AdamW<B>,
     focus_optimizer: AdamW<B>,
+    /// The value head, where the objective has one.
+    critic: Option<Critic<B>>,
     pools: Pools,
     pub step: u64,
     pub device: B::Device,
@@ -113,7 +118,15 @@ impl<B: TrainBackend> Learner<B> {
         config.focus.check(config.env.window)?;
         let focus = config.focus.init(channels, CLASSES, config.seed, device)?;
         let glance = config.glance.network.init(channels, config.backbone.shared, &config.focus, &focus, config.seed, device)?;
+        let critic = match &config.objective.kind {
+            ObjectiveKind::Ppo(ppo) => {
+                let width = config.glance.network.width(&config.focus);
+                Some(Critic::new(ppo, config.optim.glance.adamw.clone(), width, config.seed, device))
+            }
+            _ => None,
+        };
         Ok(Learner {
+            critic,
             glance,
             focus,
             old: None,
@@ -134,6 +147,50 @@ impl<B: TrainBackend> Learner<B> {
             None => current.to_vec(),
             Some((glance, focus)) => log_odds(glance.forward(x.clone().inner(), focus, settings.old_policy_mode)),
         }
+    }
+
+    /// What the value head expects of each sub-volume; nothing where there is none.
+    pub fn values(&self, x: &Tensor<B, 5>) -> Vec<f32> {
+        self.critic.as_ref().map(|critic| critic.values(self.pooled(x))).unwrap_or_default()
+    }
+
+    fn pooled(&self, x: &Tensor<B, 5>) -> Tensor<Inner<B>, 2> {
+        self.glance.valid().pooled(x.clone().inner(), &self.focus.valid(), Mode::Eval)
+    }
+
+    /// Teach the value head, and update Glance as often again as the objective takes from one rollout. Focus stays.
+    pub fn iterate(&mut self, x: &Tensor<B, 5>, rollout: &Rollout, settings: &Settings) -> Result<StepLog> {
+        let lr = settings.lr(&settings.glance, self.step);
+        let mut log = self.teach_critic(x, rollout, lr)?;
+        let parts = settings.objective.num_mini_batches().min(rollout.samples.len()).max(1);
+        for _ in 1..settings.objective.num_iterations() {
+            for part in 0..parts {
+                let rollout = rollout.minibatch(part, parts);
+                let z = self.glance.forward(x.clone(), &self.focus, Mode::Train);
+                let terms = settings.objective.loss(z, &rollout).map_err(Error::Usage)?;
+                let mut total = terms.policy_loss * settings.policy_weight;
+                if let Some(kl) = terms.kl_loss {
+                    total = total + kl;
+                }
+                further_finite("losses/policy_loss", total.clone().into_scalar().elem::<f32>(), self.step)?;
+                let mut grads = total.backward();
+                let mut grads = GradientsParams::from_module(&mut grads, &self.glance);
+                clip_global_norm(&self.glance, &mut grads, Some(settings.glance.clip_norm).filter(|n| *n > 0.0))?;
+                self.glance = self.glance_optimizer.step(self.glance.clone(), grads, lr);
+                log = self.teach_critic(x, &rollout, lr)?;
+            }
+        }
+        Ok(log)
+    }
+
+    fn teach_critic(&mut self, x: &Tensor<B, 5>, rollout: &Rollout, lr: f64) -> Result<StepLog> {
+        if self.critic.is_none() {
+            return Ok(vec![]);
+        }
+        let features = self.pooled(x);
+        let step = self.step;
+        let loss = self.critic.as_mut().map(|critic| critic.learn(features, rollout, lr, step)).transpose()?;
+        Ok(loss.map(|loss| ("losses/value", loss.into())).into_iter().collect())
     }
 
     /// Both networks on the observation, cut into `shards` parts that run side by side.
@@ -167,6 +224,9 @@ impl<B: TrainBackend> Learner<B> {
             ("glance_optimizer.safetensors", self.glance_optimizer.state_bytes()),
             ("focus_optimizer.safetensors", self.focus_optimizer.state_bytes()),
         ];
+        if let Some(critic) = &self.critic {
+            files.extend(critic.files()?);
+        }
         if let Some((glance, focus)) = &self.old {
             files.push(("old_glance.safetensors", weights::to_bytes(glance, &BTreeMap::new())?));
             files.push(("old_focus.safetensors", weights::to_bytes(focus, &BTreeMap::new())?));
@@ -199,7 +259,19 @@ impl<B: TrainBackend> Learner<B> {
         self.focus = weights::from_bytes(self.focus.clone(), &checkpoint.read("focus.safetensors")?, &Scope::Whole)?.0;
         self.glance_optimizer.load_state(&checkpoint.read("glance_optimizer.safetensors")?, &self.glance, &self.device)?;
         self.focus_optimizer.load_state(&checkpoint.read("focus_optimizer.safetensors")?, &self.focus, &self.device)?;
+        if let Some(critic) = &mut self.critic {
+            critic.restore(checkpoint)?;
+        }
         self.step = checkpoint.step;
         Ok(())
     }
+}
+
+/// As [`crate::run::check_finite`] for a loss behind the step's first update.
+pub(super) fn further_finite(name: &str, value: f32, step: u64) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    let action = "the last checkpoint is from before; lower `optim.glance.lr` or `objective.num_iterations`";
+    Err(Error::Usage(format!("step {step}: `{name}` of a further update is {value}; {action}")))
 }

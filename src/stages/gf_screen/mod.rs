@@ -5,6 +5,7 @@
 //!
 //! Limits: Focus is trained on every sub-volume, chosen or not (as published): Glance gates screening, not training. One lesion class.
 
+pub mod critic;
 pub mod learner;
 pub mod shard;
 pub mod step;

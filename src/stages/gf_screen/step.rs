@@ -6,14 +6,14 @@
 #![allow(non_snake_case)]
 
 use burn::tensor::{ElementConversion, Int, Tensor, TensorData};
-use panscreen_envs::screening::{CropEnv, Grouping, Observation, Selection};
+use panscreen_envs::screening::{CropEnv, Labels, Observation};
 use panscreen_policies::losses::{argmax_masks, balanced_ce, cell_loss, cell_targets, dice_ce};
-use panscreen_policies::objectives::{advantages, grl, log_odds};
+use panscreen_policies::objectives::{Needs, OldPolicy, Rollout, Samples, log_odds};
 
 use super::learner::{Learner, Settings};
 use super::shard;
 use crate::backend::TrainBackend;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::run::{Scalar, check_finite, health::check_all_finite};
 
 /// Names and values to log, in the order they arise.
@@ -51,27 +51,35 @@ pub fn training_step<B: TrainBackend>(
         cell_loss(cells, &cell_targets(&group.lesion, group.window, [d, h, w]), settings.cell_lesion_weight)
     });
 
-    // 6. Reward: what Focus found in the sub-volumes, from the very logits of this step.
+    // 6. The old policy's view of the same sub-volumes, the actions, and their reward: what Focus found, from the very logits of this step.
     let log_odds_G = log_odds(z_G2.clone().inner());
-    let selection = settings.select(env.config().grouping, &log_odds_G, step);
+    let old_log_odds_G = learner.old_log_odds(&x_GCDHW, &log_odds_G, settings);
+    let objective = settings.objective.info();
+    let acting_G = if objective.old_policy == OldPolicy::Sampled { &old_log_odds_G } else { &log_odds_G };
+    let grouping = env.config().grouping;
+    let selection = settings.select(grouping, acting_G, step);
     let outcome = env.score(group, &selection, &predicted);
     check_all_finite("reward", &outcome.rewards, step)?;
 
-    // 7. Advantage: each reward against its group.
-    let advantage = advantages(&outcome.rewards, &outcome.groups, &settings.advantage);
-    let advantage_G = credit(env.config().grouping, group, &selection, &advantage.values);
+    // 7. What else the objective goes by: the value head, the worth of both actions, or the labels.
+    let p_G = || log_odds_G.iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect::<Vec<f32>>();
+    let rollout = Rollout {
+        samples: Samples::new(grouping, group, &selection, &outcome),
+        reference_log_odds: old_log_odds_G.clone(),
+        old_log_odds: old_log_odds_G,
+        values: learner.values(&x_GCDHW),
+        both: if objective.needs == Needs::BothActions { env.both(group, &predicted, &p_G()) } else { vec![] },
+        labels: if objective.needs == Needs::Labels { Labels::new(group, &predicted) } else { Labels::default() },
+    };
 
-    // 8. The old policy's view of the same sub-volumes.
-    let old_log_odds_G = learner.old_log_odds(&x_GCDHW, &log_odds_G, settings);
-
-    // 9. and 10. Clipped group-relative objective and KL.
-    let policy = grl(z_G2, &old_log_odds_G, &advantage_G, &settings.grl);
+    // 8. to 10. The objective. With `grl`: advantages within the groups, the clipped ratio to the old policy, and the KL to it.
+    let policy = settings.objective.loss(z_G2, &rollout).map_err(Error::Usage)?;
 
     // 11. Everything together.
-    let mut total = focus.total.clone()
-        + glance_ce.clone() * settings.alpha
-        + policy.clip_loss.clone() * settings.policy_weight
-        + policy.kl_loss.clone();
+    let mut total = focus.total.clone() + glance_ce.clone() * settings.alpha + policy.policy_loss.clone() * settings.policy_weight;
+    if let Some(kl) = &policy.kl_loss {
+        total = total + kl.clone();
+    }
     if let Some(cells) = &cells {
         total = total + cells.clone() * settings.cell_weight;
     }
@@ -83,9 +91,9 @@ pub fn training_step<B: TrainBackend>(
         ("losses/dice", number(&focus.dice).into()),
         ("losses/ce", number(&focus.ce).into()),
         ("losses/glance_ce", number(&glance_ce).into()),
-        ("losses/policy_loss", number(&policy.clip_loss).into()),
-        ("losses/kl", number(&policy.kl_loss).into()),
+        ("losses/policy_loss", number(&policy.policy_loss).into()),
     ];
+    log.extend(policy.kl_loss.iter().map(|kl| ("losses/kl", number(kl).into())));
     log.extend(cells.iter().map(|c| ("losses/glance_cells", number(c).into())));
     for (name, value) in &log {
         check_finite(name, value.as_f64(), step)?;
@@ -95,11 +103,13 @@ pub fn training_step<B: TrainBackend>(
     let gradients = shard::gradients(total, logits);
     let updates = learner.update(shards, gradients, settings)?;
 
+    // 13. More updates of Glance from the same actions, and the value head's, where the objective has them.
+    let more = learner.iterate(&x_GCDHW, &rollout, settings)?;
+
     let chosen = log_odds_G.iter().filter(|&&z| z > 0.0).count() as f32 / group.len() as f32;
     let positives = target_G.iter().sum::<f32>() / group.len() as f32;
-    log.extend(advantage.named().map(|(n, v)| (n, v.into())));
-    log.push(("advantage/max", advantage_G.iter().copied().fold(0.0, |a: f32, v| a.max(v.abs())).into()));
-    log.extend(policy.stats.named().map(|(n, v)| (n, v.into())));
+    log.extend(policy.log.into_iter().map(|(n, v)| (n, v.into())));
+    log.extend(more);
     log.extend([("selected_share", chosen.into()), ("positive_share", positives.into())]);
     log.extend(updates);
     learner.step += 1;
@@ -112,42 +122,4 @@ pub fn tensors<B: TrainBackend>(group: &Observation, device: &B::Device) -> (Ten
     let x = TensorData::new(group.x.clone(), [group.len(), group.channels, d, h, w]);
     let classes: Vec<i64> = group.lesion.iter().map(|&n| (n > 0) as i64).collect();
     (Tensor::from_data(x, device), Tensor::from_data(TensorData::new(classes, [group.len(), d, h, w]), device))
-}
-
-/// One advantage a sub-volume. Where selections were scored as sets, a sub-volume gets the mean advantage of the selections that chose it
-/// less that of those that did not: the score-function estimate for independent choices.
-fn credit(grouping: Grouping, group: &Observation, selection: &Selection, advantages: &[f32]) -> Vec<f32> {
-    if grouping != Grouping::Masks {
-        return advantages.to_vec();
-    }
-    let masks = selection.masks.len();
-    let mut order: Vec<u32> = group.groups();
-    order.dedup();
-    group
-        .windows
-        .iter()
-        .enumerate()
-        .map(|(i, w)| {
-            let g = order.iter().position(|o| *o == w.group).unwrap_or(0);
-            let own = &advantages[g * masks..(g + 1) * masks];
-            let sum: f32 = own.iter().zip(&selection.masks).map(|(a, m)| if m[i] { *a } else { -*a }).sum();
-            sum / masks as f32
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use panscreen_envs::screening::SubVolume;
-
-    #[test]
-    fn a_sub_volume_is_credited_with_the_selections_that_chose_it() {
-        let windows = [0, 0, 1].map(|group| SubVolume { scan: 0, start: [0; 3], lesions: vec![], group }).to_vec();
-        let group = Observation { index: 0, channels: 1, window: [1; 3], x: vec![0.0; 3], lesion: vec![0; 3], windows };
-        let selection = Selection { masks: vec![vec![true, false, true], vec![false, false, true]] };
-        let advantages = [1.0, -1.0, 0.5, 0.7];
-        assert_eq!(credit(Grouping::Masks, &group, &selection, &advantages), [1.0, 0.0, 0.6]);
-        assert_eq!(credit(Grouping::Batch, &group, &Selection::all(3), &advantages[..3]), advantages[..3]);
-    }
 }
