@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::focus::{Focus, FocusConfig};
 use crate::kernels::{self, KernelBackend};
 use crate::nets::layers::Linear;
-use crate::nets::{ConfigError, Encoder, Init, Mode, Pooling, ResNet, ResNetConfig};
+use crate::nets::{AnyEncoder, ConfigError, Init, Mode, Pooling, ResNet, ResNetConfig};
 use crate::weights::{self, Scope};
 
 /// Actions of Glance: skip, look.
@@ -95,7 +95,7 @@ impl GlanceConfig {
             (GlanceConfig::Resnet3d(config), _) => Glance::Resnet3d(config.init(in_channels, ACTIONS, &init)?),
             (GlanceConfig::Encoder(config), Shared::Tied) => Glance::Tied(TiedGlance { head: head(config) }),
             (GlanceConfig::Encoder(config), Shared::None | Shared::Init) => {
-                let encoder = focus_config.init_encoder(in_channels, &init.at("encoder"))?;
+                let encoder = focus_config.build_encoder(in_channels, &init.at("encoder"))?;
                 let glance = Glance::Encoder(EncoderGlance { encoder, head: head(config) });
                 if shared == Shared::Init { glance.with_encoder_of(focus)? } else { glance }
             }
@@ -140,7 +140,7 @@ impl<B: KernelBackend> GlanceHead<B> {
 /// An encoder of its own, and a head.
 #[derive(Module, Debug)]
 pub struct EncoderGlance<B: Backend> {
-    encoder: Encoder<B>,
+    encoder: AnyEncoder<B>,
     head: GlanceHead<B>,
 }
 

@@ -3,6 +3,8 @@
 //! A name is the dotted path of fields and indices from the network down to the tensor (`layer1.0.conv1.weight`); the variant of an enum
 //! such as [`crate::glance::Glance`] is not part of it. Running statistics of batch norm are weights too, optimisers never touch them.
 
+pub mod layout;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
