@@ -1,0 +1,209 @@
+//! PyTorch checkpoints (`torch.save` since 1.6): a zip archive of a pickle and one entry for each storage.
+//!
+//! The weights are one dictionary of tensors, often within others beside optimiser state and settings, which are passed over.
+
+use std::collections::HashMap;
+use std::io::{Cursor, Read};
+
+use zip::ZipArchive;
+
+use super::pickle::{Id, Pickle, Value};
+use super::{Error, NamedTensor, floats};
+
+/// Dictionaries in a checkpoint are not nested deeper than this.
+const DEPTH: usize = 32;
+
+/// What authors call the dictionary with the weights, the most telling first.
+const NAMES: [&str; 8] = ["state_dict", "network_weights", "model_state_dict", "model", "net", "network", "student", "weights"];
+
+/// Whether the bytes begin as a zip archive does.
+pub fn is_torch(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"PK\x03\x04")
+}
+
+/// The weights of a checkpoint and where they were.
+#[derive(Debug)]
+pub struct Found {
+    /// Keys from the whole file down to the dictionary with the weights; empty where the file is that dictionary.
+    pub key: String,
+    pub tensors: Vec<NamedTensor>,
+}
+
+/// The floating-point tensors of the dictionary at `key`, or without one of that which holds the weights.
+pub fn read(bytes: &[u8], key: Option<&str>) -> Result<Found, Error> {
+    let mut archive = Archive::open(bytes)?;
+    let pickle = archive.entry("data.pkl")?;
+    let pickle = Pickle::read(&pickle).map_err(|found| problem(format!("{found} in its pickle")))?;
+    if archive.has("byteorder") && archive.entry("byteorder")? != b"little" {
+        return Err(problem("big-endian numbers"));
+    }
+    let mut dicts = vec![];
+    collect(&pickle, pickle.root(), String::new(), 0, &mut dicts)?;
+    let dict = choose(dicts, key)?;
+    let mut storages = HashMap::new();
+    let mut tensors = vec![];
+    for (name, view) in dict.tensors {
+        if let Some(tensor) = view.read(name, &mut archive, &mut storages)? {
+            tensors.push(tensor);
+        }
+    }
+    Ok(Found { key: dict.key, tensors })
+}
+
+fn problem(found: impl Into<String>) -> Error {
+    Error::Format {
+        found: found.into(),
+        expected: "a PyTorch checkpoint as torch.save writes it since version 1.6",
+        action: "copy the file again, or load it in PyTorch and save its state_dict anew",
+    }
+}
+
+/// The zip archive; every entry lies below one folder.
+struct Archive<'a> {
+    zip: ZipArchive<Cursor<&'a [u8]>>,
+    folder: String,
+}
+
+impl<'a> Archive<'a> {
+    fn open(bytes: &'a [u8]) -> Result<Self, Error> {
+        let zip = ZipArchive::new(Cursor::new(bytes)).map_err(|e| problem(format!("a damaged zip archive ({e})")))?;
+        let folder = zip.file_names().find_map(|name| name.strip_suffix("data.pkl")).map(str::to_owned);
+        let folder = folder.ok_or_else(|| problem("a zip archive without data.pkl"))?;
+        Ok(Self { zip, folder })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.zip.index_for_name(&format!("{}{name}", self.folder)).is_some()
+    }
+
+    /// Entries are stored as they are, so none can be longer than the file.
+    fn entry(&mut self, name: &str) -> Result<Vec<u8>, Error> {
+        let path = format!("{}{name}", self.folder);
+        let limit = self.zip.get_ref().len() as u64;
+        let entry = self.zip.by_name(&path).map_err(|e| problem(format!("no readable entry {path} ({e})")))?;
+        let (size, mut bytes) = (entry.size(), vec![]);
+        if size > limit {
+            return Err(problem(format!("an entry {path} of {size} bytes in a file of {limit}")));
+        }
+        entry.take(limit).read_to_end(&mut bytes).map_err(|e| problem(format!("a damaged entry {path} ({e})")))?;
+        Ok(bytes)
+    }
+}
+
+/// A dictionary with tensors in it.
+struct Dict {
+    key: String,
+    tensors: Vec<(String, View)>,
+}
+
+/// All dictionaries below a value that hold tensors.
+fn collect(pickle: &Pickle, id: Id, key: String, depth: usize, found: &mut Vec<Dict>) -> Result<(), Error> {
+    let Value::Dict(items) = pickle.get(id) else { return Ok(()) };
+    if depth > DEPTH {
+        return Err(problem(format!("dictionaries nested deeper than {DEPTH}")));
+    }
+    let mut tensors = vec![];
+    for &(name, value) in items {
+        let Some(name) = pickle.text(name) else { continue };
+        match View::of(pickle, value) {
+            Some(view) => tensors.push((name.to_owned(), view?)),
+            None => {
+                let key = if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+                collect(pickle, value, key, depth + 1, found)?;
+            }
+        }
+    }
+    if !tensors.is_empty() {
+        found.push(Dict { key, tensors });
+    }
+    Ok(())
+}
+
+/// The dictionary asked for, or the one with a telling name, or the largest.
+fn choose(dicts: Vec<Dict>, key: Option<&str>) -> Result<Dict, Error> {
+    let list = dicts.iter().map(|d| format!("{:?} ({} tensors)", d.key, d.tensors.len())).collect::<Vec<_>>().join(", ");
+    let rank = |dict: &Dict| {
+        let name = dict.key.rsplit('.').next().unwrap_or_default();
+        let telling = NAMES.iter().position(|n| *n == name).unwrap_or(NAMES.len());
+        (std::cmp::Reverse(telling), dict.tensors.len())
+    };
+    let chosen = match key {
+        Some(key) => dicts.into_iter().find(|dict| dict.key == key),
+        None => dicts.into_iter().max_by_key(rank),
+    };
+    chosen.ok_or_else(|| match key {
+        Some(key) => Error::Format {
+            found: format!("no tensors at {key:?}, but at {}", if list.is_empty() { "no place at all" } else { &list }),
+            expected: "the key of a dictionary of tensors",
+            action: "name one of these",
+        },
+        None => problem("no dictionary with tensors (a whole model rather than its state_dict?)"),
+    })
+}
+
+/// A tensor: part of a storage.
+struct View {
+    /// `torch.FloatStorage`, ...
+    kind: String,
+    storage: String,
+    offset: usize,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+}
+
+impl View {
+    /// The tensor that a value describes, if it describes one.
+    fn of(pickle: &Pickle, id: Id) -> Option<Result<View, Error>> {
+        let Value::Call { function, arguments } = pickle.get(id) else { return None };
+        let arguments = pickle.list(*arguments);
+        match pickle.global(*function)? {
+            "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => View::of(pickle, *arguments.first()?),
+            "torch._tensor._rebuild_from_type_v2" => View::rebuilt(pickle, pickle.list(*arguments.get(2)?)),
+            "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => View::rebuilt(pickle, arguments),
+            _ => None,
+        }
+    }
+
+    fn rebuilt(pickle: &Pickle, arguments: &[Id]) -> Option<Result<View, Error>> {
+        let &[storage, offset, shape, strides, ..] = arguments else { return None };
+        let counts = |id: Id| pickle.list(id).iter().map(|id| pickle.count(*id)).collect::<Option<Vec<_>>>();
+        let view = || {
+            let Value::Persistent(description) = pickle.get(storage) else { return None };
+            let &[_, kind, key, ..] = pickle.list(*description) else { return None };
+            let (kind, storage) = (pickle.global(kind)?.to_owned(), pickle.text(key)?.to_owned());
+            let (shape, strides) = (counts(shape)?, counts(strides)?);
+            (shape.len() == strides.len()).then_some(View { kind, storage, offset: pickle.count(offset)?, shape, strides })
+        };
+        Some(view().ok_or_else(|| problem("a tensor with a malformed description")))
+    }
+
+    /// The values in C order; `None` for integers and truth values, which are no weights.
+    fn read(self, name: String, archive: &mut Archive, storages: &mut HashMap<String, Vec<f32>>) -> Result<Option<NamedTensor>, Error> {
+        let Some(kind) = floats::Kind::of_storage(&self.kind) else { return Ok(None) };
+        if !storages.contains_key(&self.storage) {
+            let bytes = archive.entry(&format!("data/{}", self.storage))?;
+            storages.insert(self.storage.clone(), kind.decode(&bytes));
+        }
+        let storage = &storages[&self.storage];
+        let beyond = || problem(format!("{name} of shape {:?}, which goes beyond its {} stored numbers", self.shape, storage.len()));
+        let count =
+            self.shape.iter().try_fold(1usize, |n, side| n.checked_mul(*side)).filter(|n| *n <= storage.len()).ok_or_else(beyond)?;
+        let last = self
+            .shape
+            .iter()
+            .zip(&self.strides)
+            .try_fold(self.offset, |last, (side, stride)| last.checked_add(side.saturating_sub(1).checked_mul(*stride)?));
+        if count > 0 && last.is_none_or(|last| last >= storage.len()) {
+            return Err(beyond());
+        }
+        let at = |index: usize| {
+            let step = |(rest, at): (usize, usize), (side, stride): (&usize, &usize)| (rest / side, at + rest % side * stride);
+            self.shape.iter().zip(&self.strides).rev().fold((index, self.offset), step).1
+        };
+        let values = (0..count).map(|index| storage[at(index)]).collect();
+        Ok(Some(NamedTensor { name, shape: self.shape, values }))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;
