@@ -15,6 +15,7 @@ use crate::focus::{Focus, FocusConfig};
 use crate::kernels::{self, KernelBackend};
 use crate::nets::layers::Linear;
 use crate::nets::{AnyEncoder, ConfigError, Init, Mode, Pooling, ResNet, ResNetConfig};
+use crate::weights::layout::Layout;
 use crate::weights::{self, Scope};
 
 /// Actions of Glance: skip, look.
@@ -75,6 +76,14 @@ impl GlanceConfig {
                     .to_owned(),
             )),
             GlanceConfig::Encoder(_) => Ok(()),
+        }
+    }
+
+    /// The names that weights of this network have in published files; `focus` describes the encoder of a head.
+    pub fn layout(&self, focus: &FocusConfig) -> Layout {
+        match self {
+            GlanceConfig::Resnet3d(_) => Layout::Own,
+            GlanceConfig::Encoder(_) => focus.layout(),
         }
     }
 

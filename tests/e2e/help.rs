@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::support::World;
 
-const VERBS: [&str; 14] = [
+const VERBS: [&str; 18] = [
     "",
     "demo",
     "train",
@@ -20,6 +20,10 @@ const VERBS: [&str; 14] = [
     "config show",
     "config explain",
     "config schema",
+    "model",
+    "model info",
+    "model import",
+    "model export",
     "stages",
 ];
 

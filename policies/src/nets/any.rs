@@ -201,7 +201,7 @@ impl<B: KernelBackend> AnySegmenter<B> {
     }
 
     /// As [`AnySegmenter::features`], the parts run by `run`.
-    pub fn features_with<'a>(&'a self, x_NCDHW: Tensor<B, 5>, mode: Mode, run: &mut impl Runner<'a, B>) -> Vec<Tensor<B, 5>> {
+    pub fn features_with(&self, x_NCDHW: Tensor<B, 5>, mode: Mode, run: &mut impl Runner<B>) -> Vec<Tensor<B, 5>> {
         match self {
             Self::ResidualUnet(net) => net.encoder.forward(x_NCDHW, mode),
             Self::SwinUnetr(net) => net.encoder.forward(x_NCDHW, run),
@@ -212,7 +212,7 @@ impl<B: KernelBackend> AnySegmenter<B> {
     }
 
     /// As [`AnySegmenter::decode`], the parts run by `run`.
-    pub fn decode_with<'a>(&'a self, features: Vec<Tensor<B, 5>>, mode: Mode, run: &mut impl Runner<'a, B>) -> Tensor<B, 5> {
+    pub fn decode_with(&self, features: Vec<Tensor<B, 5>>, mode: Mode, run: &mut impl Runner<B>) -> Tensor<B, 5> {
         match self {
             Self::ResidualUnet(net) => net.decode(features, mode),
             Self::SwinUnetr(net) => net.decode(features, run),

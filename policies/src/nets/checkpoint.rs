@@ -17,11 +17,11 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 /// Runs the parts of a network: as they are ([`Direct`]), or to be recomputed ([`Tape`]).
 ///
 /// A part's inputs are the network's input or outputs of parts, nothing computed outside of them from those; a part has no running statistics.
-pub trait Runner<'a, B: Backend> {
+pub trait Runner<B: Backend> {
     /// `part` is all of the weights that `forward` uses.
-    fn run<M: Module<B>, const N: usize>(
+    fn run<M: Module<B> + 'static, const N: usize>(
         &mut self,
-        part: &'a M,
+        part: &M,
         inputs: [Tensor<B, 5>; N],
         forward: fn(&M, [Tensor<B, 5>; N]) -> Tensor<B, 5>,
     ) -> Tensor<B, 5>;
@@ -31,10 +31,10 @@ pub trait Runner<'a, B: Backend> {
 #[derive(Clone, Copy, Debug)]
 pub struct Direct;
 
-impl<'a, B: Backend> Runner<'a, B> for Direct {
-    fn run<M: Module<B>, const N: usize>(
+impl<B: Backend> Runner<B> for Direct {
+    fn run<M: Module<B> + 'static, const N: usize>(
         &mut self,
-        part: &'a M,
+        part: &M,
         inputs: [Tensor<B, 5>; N],
         forward: fn(&M, [Tensor<B, 5>; N]) -> Tensor<B, 5>,
     ) -> Tensor<B, 5> {
@@ -43,34 +43,38 @@ impl<'a, B: Backend> Runner<'a, B> for Direct {
 }
 
 /// The parts of one forward pass, in order.
-pub struct Tape<'a, B: AutodiffBackend> {
-    parts: Vec<Part<'a, B>>,
+pub struct Tape<B: AutodiffBackend> {
+    parts: Vec<Part<B>>,
 }
 
-struct Part<'a, B: AutodiffBackend> {
+struct Part<B: AutodiffBackend> {
     output: Tensor<B, 5>,
     /// From the output's gradient to those of inputs and parameters, which are added to what is there.
-    replay: Box<dyn FnOnce(Tensor<B::InnerBackend, 5>, &mut B::Gradients) + 'a>,
+    replay: Box<Replay<B>>,
 }
 
-impl<B: AutodiffBackend> Default for Tape<'_, B> {
+type Replay<B> = dyn FnOnce(Tensor<<B as AutodiffBackend>::InnerBackend, 5>, &mut <B as AutodiffBackend>::Gradients) + Send;
+
+impl<B: AutodiffBackend> Default for Tape<B> {
     fn default() -> Self {
         Self { parts: vec![] }
     }
 }
 
-impl<'a, B: AutodiffBackend> Runner<'a, B> for Tape<'a, B> {
-    fn run<M: Module<B>, const N: usize>(
+impl<B: AutodiffBackend> Runner<B> for Tape<B> {
+    fn run<M: Module<B> + 'static, const N: usize>(
         &mut self,
-        part: &'a M,
+        part: &M,
         inputs: [Tensor<B, 5>; N],
         forward: fn(&M, [Tensor<B, 5>; N]) -> Tensor<B, 5>,
     ) -> Tensor<B, 5> {
         // Without gradients nothing in between is kept.
         let frozen = part.clone().no_grad();
         let output = forward(&frozen, inputs.clone().map(Tensor::detach)).detach().require_grad();
+        // A clone has the same parameters, not copies of them.
+        let part = part.clone();
         let replay = move |dy: Tensor<B::InnerBackend, 5>, grads: &mut B::Gradients| {
-            let found = (forward(part, inputs.clone()) * Tensor::from_inner(dy)).sum().backward();
+            let found = (forward(&part, inputs.clone()) * Tensor::from_inner(dy)).sum().backward();
             inputs.iter().filter(|x| x.is_require_grad()).for_each(|x| add(x, &found, grads));
             part.visit(&mut AddParameters::<B> { from: &found, to: grads });
         };
@@ -79,7 +83,7 @@ impl<'a, B: AutodiffBackend> Runner<'a, B> for Tape<'a, B> {
     }
 }
 
-impl<B: AutodiffBackend> Tape<'_, B> {
+impl<B: AutodiffBackend> Tape<B> {
     /// Complete the gradients of the loss's own backward pass.
     pub fn backward(self, grads: &mut B::Gradients) {
         for part in self.parts.into_iter().rev() {

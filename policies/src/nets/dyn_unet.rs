@@ -158,7 +158,7 @@ mod tests {
         let x = Tensor::zeros([1, 2, 8, 4, 6], &Default::default());
         assert_eq!(model.decode(model.encoder.forward(x)).dims(), [1, 3, 8, 4, 6]);
         let default = DynUnetConfig::default().init::<Flex>(1, 2, &Init::new(0, "focus", &Default::default())).unwrap();
-        assert_eq!(weights::parameter_count(&default), 16_546_754);
+        assert_eq!(weights::parameter_count(&default), 16_670_210);
     }
 
     #[test]

@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn parameter_counts_and_kernels() {
-        assert_eq!(weights::parameter_count(&net::<Flex>(&ResidualEncoderUnetConfig::default())), 101_957_450);
+        assert_eq!(weights::parameter_count(&net::<Flex>(&ResidualEncoderUnetConfig::default())), 102_349_770);
         let config = ResidualEncoderUnetConfig {
             widths: vec![2, 2, 4],
             blocks: vec![1; 3],

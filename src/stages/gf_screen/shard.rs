@@ -10,6 +10,7 @@ use burn::tensor::Tensor;
 use panscreen_policies::focus::Focus;
 use panscreen_policies::glance::Glance;
 use panscreen_policies::nets::Mode;
+use panscreen_policies::nets::checkpoint::Tape;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::backend::{Inner, TrainBackend};
@@ -22,6 +23,8 @@ pub struct Shard<B: TrainBackend> {
     z_g2: Tensor<B, 2>,
     cells: Option<Tensor<B, 4>>,
     s_gkdhw: Tensor<B, 5>,
+    /// What the backward pass computes again.
+    tape: Option<Tape<B>>,
 }
 
 /// The joined outputs of both networks, as leaves that losses are computed on.
@@ -83,10 +86,17 @@ pub fn look<B: TrainBackend>(glance: &Glance<B>, focus: &Focus<B>, x: &Tensor<B,
         })
         .collect();
     pools.map(parts, |(glance, focus, x): (Glance<B>, Focus<B>, Tensor<B, 5>)| {
-        let features = focus.features(x.clone(), Mode::Train);
+        if !focus.wants_checkpointing() {
+            let features = focus.features(x.clone(), Mode::Train);
+            let (z_g2, cells) = glance.forward_cells(x, &features, Mode::Train);
+            let s_gkdhw = focus.decode(features, Mode::Train);
+            return Shard { glance, focus, z_g2, cells, s_gkdhw, tape: None };
+        }
+        let mut tape = Tape::default();
+        let features = focus.features_with(x.clone(), Mode::Train, &mut tape);
         let (z_g2, cells) = glance.forward_cells(x, &features, Mode::Train);
-        let s_gkdhw = focus.decode(features, Mode::Train);
-        Shard { glance, focus, z_g2, cells, s_gkdhw }
+        let s_gkdhw = focus.decode_with(features, Mode::Train, &mut tape);
+        Shard { glance, focus, z_g2, cells, s_gkdhw, tape: Some(tape) }
     })
 }
 
@@ -145,6 +155,9 @@ pub fn backward<B: TrainBackend>(
             carrier = carrier + (cells * Tensor::from_inner(gradient)).sum();
         }
         let mut grads = carrier.backward();
+        if let Some(tape) = s.tape {
+            tape.backward(&mut grads);
+        }
         let glance = GradientsParams::from_module(&mut grads, &s.glance);
         (glance, GradientsParams::from_module(&mut grads, &s.focus))
     });

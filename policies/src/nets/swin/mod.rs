@@ -136,7 +136,7 @@ pub struct SwinEncoder<B: Backend> {
 
 impl<B: KernelBackend> SwinEncoder<B> {
     /// `x_NCDHW` -> six maps at strides 1 to 32, finest first.
-    pub fn forward<'a>(&'a self, x_NCDHW: Tensor<B, 5>, run: &mut impl Runner<'a, B>) -> Vec<Tensor<B, 5>> {
+    pub fn forward(&self, x_NCDHW: Tensor<B, 5>, run: &mut impl Runner<B>) -> Vec<Tensor<B, 5>> {
         let finest = run.run(&self.encoder1, [x_NCDHW.clone()], |block, [x]| block.forward(x));
         let [t2, t4, t8, t16, t32] = self.swinViT.forward(x_NCDHW, run);
         let mut block = |block, x| run.run(block, [x], |block: &UnetrBlock<B>, [x]| block.forward(normalize(x, 1)));
@@ -161,13 +161,13 @@ pub struct SwinUnetr<B: Backend> {
 
 impl<B: KernelBackend> SwinUnetr<B> {
     /// `x_NCDHW` -> `logits_NKDHW`. D, H, W must be divisible by [`SwinUnetrConfig::divisor`].
-    pub fn forward<'a>(&'a self, x_NCDHW: Tensor<B, 5>, run: &mut impl Runner<'a, B>) -> Tensor<B, 5> {
+    pub fn forward(&self, x_NCDHW: Tensor<B, 5>, run: &mut impl Runner<B>) -> Tensor<B, 5> {
         let features = self.encoder.forward(x_NCDHW, run);
         self.decode(features, run)
     }
 
     /// The way up from the encoder's maps to `logits_NKDHW`.
-    pub fn decode<'a>(&'a self, mut features: Vec<Tensor<B, 5>>, run: &mut impl Runner<'a, B>) -> Tensor<B, 5> {
+    pub fn decode(&self, mut features: Vec<Tensor<B, 5>>, run: &mut impl Runner<B>) -> Tensor<B, 5> {
         let coarsest = features.pop().expect("a SwinUNETR's encoder has six maps");
         let steps = [&self.decoder5, &self.decoder4, &self.decoder3, &self.decoder2, &self.decoder1];
         let finest = steps

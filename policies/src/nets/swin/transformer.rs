@@ -203,9 +203,9 @@ impl<B: Backend> SwinTransformer<B> {
 
 impl<B: KernelBackend> SwinTransformer<B> {
     /// `x_NCDHW` -> five maps at strides 2 to 32, each to be normalised over its channels.
-    pub fn forward<'a>(&'a self, x_NCDHW: Tensor<B, 5>, run: &mut impl Runner<'a, B>) -> [Tensor<B, 5>; 5] {
+    pub fn forward(&self, x_NCDHW: Tensor<B, 5>, run: &mut impl Runner<B>) -> [Tensor<B, 5>; 5] {
         let tokens = run.run(&self.patch_embed, [x_NCDHW], |embed, [x]| embed.proj.forward(x));
-        let mut step = |x, conv: &'a Vec<UnetrBlock<B>>, stage: &'a Vec<SwinStage<B>>| {
+        let mut step = |x, conv: &[UnetrBlock<B>], stage: &[SwinStage<B>]| {
             let x = conv.iter().fold(x, |x, conv| run.run(conv, [x], |conv, [x]| conv.forward(x)));
             stage.iter().fold(x, |x, stage| run.run(stage, [x], |stage, [x]| stage.forward(x)))
         };
@@ -217,7 +217,7 @@ impl<B: KernelBackend> SwinTransformer<B> {
     }
 
     /// A map of [`SwinTransformer::forward`], normalised over its channels. (A part needs a module, though this one has no weights.)
-    pub fn normalized<'a>(&'a self, x_NCDHW: Tensor<B, 5>, run: &mut impl Runner<'a, B>) -> Tensor<B, 5> {
+    pub fn normalized(&self, x_NCDHW: Tensor<B, 5>, run: &mut impl Runner<B>) -> Tensor<B, 5> {
         run.run(&self.patch_embed, [x_NCDHW], |_, [x]| normalize(x, 1))
     }
 }
