@@ -3,9 +3,9 @@
 //! The weights are one dictionary of tensors, often within others beside optimiser state and settings, which are passed over.
 
 use std::collections::HashMap;
-use std::io::{Cursor, Read};
+use std::io::Read;
 
-use zip::ZipArchive;
+use rawzip::{CompressionMethod, ZipArchive, ZipArchiveEntryWayfinder, ZipSliceArchive};
 
 use super::pickle::{Id, Pickle, Value};
 use super::{Error, NamedTensor, floats};
@@ -31,7 +31,7 @@ pub struct Found {
 
 /// The floating-point tensors of the dictionary at `key`, or without one of that which holds the weights.
 pub fn read(bytes: &[u8], key: Option<&str>) -> Result<Found, Error> {
-    let mut archive = Archive::open(bytes)?;
+    let archive = Archive::open(bytes)?;
     let pickle = archive.entry("data.pkl")?;
     let pickle = Pickle::read(&pickle).map_err(|found| problem(format!("{found} in its pickle")))?;
     if archive.has("byteorder") && archive.entry("byteorder")? != b"little" {
@@ -43,7 +43,7 @@ pub fn read(bytes: &[u8], key: Option<&str>) -> Result<Found, Error> {
     let mut storages = HashMap::new();
     let mut tensors = vec![];
     for (name, view) in dict.tensors {
-        if let Some(tensor) = view.read(name, &mut archive, &mut storages)? {
+        if let Some(tensor) = view.read(name, &archive, &mut storages)? {
             tensors.push(tensor);
         }
     }
@@ -58,34 +58,40 @@ fn problem(found: impl Into<String>) -> Error {
     }
 }
 
-/// The zip archive; every entry lies below one folder.
+/// The zip archive. Every entry lies below one folder, as it is.
 struct Archive<'a> {
-    zip: ZipArchive<Cursor<&'a [u8]>>,
+    zip: ZipSliceArchive<&'a [u8]>,
+    entries: HashMap<String, ZipArchiveEntryWayfinder>,
     folder: String,
 }
 
 impl<'a> Archive<'a> {
     fn open(bytes: &'a [u8]) -> Result<Self, Error> {
-        let zip = ZipArchive::new(Cursor::new(bytes)).map_err(|e| problem(format!("a damaged zip archive ({e})")))?;
-        let folder = zip.file_names().find_map(|name| name.strip_suffix("data.pkl")).map(str::to_owned);
-        let folder = folder.ok_or_else(|| problem("a zip archive without data.pkl"))?;
-        Ok(Self { zip, folder })
+        let damaged = |e| problem(format!("a damaged zip archive ({e})"));
+        let zip = ZipArchive::from_slice(bytes).map_err(damaged)?;
+        let mut entries = HashMap::new();
+        let mut listed = zip.entries();
+        while let Some(entry) = listed.next_entry().map_err(damaged)? {
+            if entry.compression_method() == CompressionMethod::Store {
+                entries.insert(String::from_utf8_lossy(entry.file_path().as_ref()).into_owned(), entry.wayfinder());
+            }
+        }
+        let folder = entries.keys().filter_map(|name| name.strip_suffix("data.pkl")).min().map(str::to_owned);
+        let folder = folder.ok_or_else(|| problem("a zip archive without an uncompressed data.pkl"))?;
+        Ok(Self { zip, entries, folder })
     }
 
     fn has(&self, name: &str) -> bool {
-        self.zip.index_for_name(&format!("{}{name}", self.folder)).is_some()
+        self.entries.contains_key(&format!("{}{name}", self.folder))
     }
 
-    /// Entries are stored as they are, so none can be longer than the file.
-    fn entry(&mut self, name: &str) -> Result<Vec<u8>, Error> {
+    fn entry(&self, name: &str) -> Result<Vec<u8>, Error> {
         let path = format!("{}{name}", self.folder);
-        let limit = self.zip.get_ref().len() as u64;
-        let entry = self.zip.by_name(&path).map_err(|e| problem(format!("no readable entry {path} ({e})")))?;
-        let (size, mut bytes) = (entry.size(), vec![]);
-        if size > limit {
-            return Err(problem(format!("an entry {path} of {size} bytes in a file of {limit}")));
-        }
-        entry.take(limit).read_to_end(&mut bytes).map_err(|e| problem(format!("a damaged entry {path} ({e})")))?;
+        let place = *self.entries.get(&path).ok_or_else(|| problem(format!("no uncompressed entry {path}")))?;
+        let entry = self.zip.get_entry(place).map_err(|e| problem(format!("no readable entry {path} ({e})")))?;
+        let mut bytes = Vec::with_capacity(entry.data().len());
+        let read = entry.verifying_reader(entry.data()).read_to_end(&mut bytes);
+        read.map_err(|e| problem(format!("a damaged entry {path} ({e})")))?;
         Ok(bytes)
     }
 }
@@ -178,7 +184,7 @@ impl View {
     }
 
     /// The values in C order; `None` for integers and truth values, which are no weights.
-    fn read(self, name: String, archive: &mut Archive, storages: &mut HashMap<String, Vec<f32>>) -> Result<Option<NamedTensor>, Error> {
+    fn read(self, name: String, archive: &Archive, storages: &mut HashMap<String, Vec<f32>>) -> Result<Option<NamedTensor>, Error> {
         let Some(kind) = floats::Kind::of_storage(&self.kind) else { return Ok(None) };
         if !storages.contains_key(&self.storage) {
             let bytes = archive.entry(&format!("data/{}", self.storage))?;

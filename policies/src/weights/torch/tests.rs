@@ -1,8 +1,7 @@
 use std::io::Write;
 use std::process::Command;
 
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipWriter};
+use rawzip::ZipArchiveWriter;
 
 use super::*;
 
@@ -32,16 +31,22 @@ pub fn checkpoint(item: Item) -> Vec<u8> {
 }
 
 fn archive(pickle: &[u8], storages: &[Vec<u8>]) -> Vec<u8> {
-    let mut zip = ZipWriter::new(Cursor::new(vec![]));
-    let mut entry = |name: &str, bytes: &[u8]| {
-        zip.start_file(format!("model/{name}"), SimpleFileOptions::default().compression_method(CompressionMethod::Stored)).unwrap();
-        zip.write_all(bytes).unwrap();
+    let mut bytes = vec![];
+    let mut zip = ZipArchiveWriter::new(&mut bytes);
+    let mut entry = |name: &str, content: &[u8]| {
+        let path = format!("model/{name}");
+        let (mut entry, config) = zip.new_file(&path).compression_method(CompressionMethod::Store).start().unwrap();
+        let mut writer = config.wrap(&mut entry);
+        writer.write_all(content).unwrap();
+        let (_, descriptor) = writer.finish().unwrap();
+        entry.finish(descriptor).unwrap();
     };
     entry("data.pkl", pickle);
     entry("byteorder", b"little");
     storages.iter().enumerate().for_each(|(i, bytes)| entry(&format!("data/{i}"), bytes));
     entry("version", b"3\n");
-    zip.finish().unwrap().into_inner()
+    zip.finish().unwrap();
+    bytes
 }
 
 fn put(item: &Item, out: &mut Vec<u8>, storages: &mut Vec<Vec<u8>>) {
