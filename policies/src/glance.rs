@@ -161,6 +161,7 @@ pub struct TiedGlance<B: Backend> {
 
 /// Glance, one variant a network.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // One or two of them live at a time.
 pub enum Glance<B: Backend> {
     Resnet3d(ResNet<B>),
     Encoder(EncoderGlance<B>),

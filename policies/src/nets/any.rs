@@ -94,13 +94,13 @@ impl SegmenterConfig {
             Self::Unet3d(config) => (config.widths(), super::level_strides(&[], config.levels)),
         };
         let mut stride = [1; 3];
-        let mut map = |(width, step): (usize, [usize; 3])| {
+        let map = |(width, step): (usize, [usize; 3])| {
             stride = [0, 1, 2].map(|a| stride[a] * step[a]);
             let [d, h, w] = stride;
             let name = if d == h && h == w { format!("stride{d}") } else { format!("stride{d}x{h}x{w}") };
             FeatureMap { name, stride, width }
         };
-        widths.into_iter().zip(strides).map(|pair| map(pair)).collect()
+        widths.into_iter().zip(strides).map(map).collect()
     }
 
     /// Channels of the coarsest map.

@@ -3,7 +3,7 @@
 use burn::backend::{Autodiff, Flex};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use serde_json::Value;
 
 use crate::losses::{DiceCeConfig, dice_ce};
@@ -126,22 +126,34 @@ fn first_name(name: &str) -> String {
     }
 }
 
-/// A recorded map, to 1e-4.
-pub fn assert_map(name: &str, map: &Tensor<B, 5>, expected: &Value) {
-    assert_tensor(name, &map.dims(), &map.to_data().to_vec::<f32>().unwrap(), expected, 1e-4);
+/// The module in double precision.
+pub fn double<M: Module<B>>(model: M) -> M {
+    struct Double;
+    impl burn::module::ModuleMapper<B> for Double {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+            param.map(|t| Tensor::from_inner(t.inner().cast(DType::F64)).require_grad())
+        }
+    }
+    model.map(&mut Double)
 }
 
-/// Logits, Dice + CE and gradients of an entry. `finish` completes the gradients of the backward pass.
+/// A recorded map, to 1e-4.
+pub fn assert_map(name: &str, map: &Tensor<B, 5>, expected: &Value) {
+    assert_tensor(name, &map.dims(), &map.to_data().iter::<f32>().collect::<Vec<_>>(), expected, 1e-4);
+}
+
+/// Logits and Dice + CE of an entry to 1e-4, its gradients to `tolerance`. `finish` completes the gradients of the backward pass.
 pub fn check_segmenter(
     entry: &Value,
     model: &impl Module<B>,
     layout: Layout,
     logits: Tensor<B, 5>,
+    tolerance: f64,
     finish: impl FnOnce(&mut <B as AutodiffBackend>::Gradients),
 ) {
     assert_map("output", &logits, &entry["output"]);
     let loss = dice_ce(logits.clone(), label(entry, logits.dims()), &DiceCeConfig::published()).total;
-    let (found, expected) = (f64::from(loss.clone().into_scalar()), entry["loss_dicece"].as_f64().unwrap());
+    let (found, expected) = (loss.to_data().iter::<f64>().sum::<f64>(), entry["loss_dicece"].as_f64().unwrap());
     assert_close("loss_dicece", &[found], &[expected], expected, 1e-4);
     let mut grads = loss.backward();
     finish(&mut grads);
@@ -149,11 +161,11 @@ pub fn check_segmenter(
     for (name, expected) in entry["grads"].as_object().unwrap() {
         let own = layout.own(name).unwrap();
         let grad = grads.iter().find(|g| g.name == own).unwrap_or_else(|| panic!("{own} has no gradient"));
-        assert_tensor(&format!("gradient of {name}"), &grad.shape, &grad.values, expected, 1e-4);
+        assert_tensor(&format!("gradient of {name}"), &grad.shape, &grad.values, expected, tolerance);
     }
     let squares: f64 = grads.iter().flat_map(|g| &g.values).map(|g| f64::from(*g).powi(2)).sum();
     let expected = entry["grad_norm"].as_f64().unwrap();
-    assert_close("grad_norm", &[squares.sqrt()], &[expected], expected, 1e-4);
+    assert_close("grad_norm", &[squares.sqrt()], &[expected], expected, tolerance);
 }
 
 /// The ellipsoid of an entry.
@@ -179,7 +191,7 @@ pub fn gradients(module: &impl Module<B>, grads: &<B as AutodiffBackend>::Gradie
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
             if let Some(grad) = param.val().grad(self.1) {
                 let shape = grad.dims().to_vec();
-                self.2.push(NamedTensor { name: self.0.name(), shape, values: grad.into_data().to_vec().unwrap() });
+                self.2.push(NamedTensor { name: self.0.name(), shape, values: grad.into_data().iter::<f32>().collect() });
             }
         }
         fn enter_module(&mut self, name: &str, container: &str) {

@@ -209,7 +209,7 @@ pub fn upsample_trilinear<B: Backend>(x_NCDHW: Tensor<B, 5>, scale: [usize; 3]) 
         scale => {
             let length = x.dims()[2 + axis];
             let weights: Tensor<B, 2> =
-                Tensor::from_data(TensorData::new(interpolation(length, scale), [length, length * scale]), &x.device());
+                Tensor::from_data(TensorData::new(interpolation(length, scale), [length, length * scale]), (&x.device(), x.dtype()));
             x.swap_dims(2 + axis, 4).matmul(weights.unsqueeze()).swap_dims(2 + axis, 4)
         }
     })

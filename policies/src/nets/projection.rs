@@ -94,7 +94,7 @@ mod tests {
             golden::assert_close(name, &found, &rows(&entry[name]), 1.0, 1e-4);
         };
         check("embedding", &z);
-        let (base, query) = (z.clone().slice([0..9]), z.slice([9..15]));
+        let (base, query) = (z.clone().narrow(0, 0, 9), z.narrow(0, 9, 6));
         let cosine = cosines(query, base.clone());
         check("cosine", &cosine);
 

@@ -37,7 +37,7 @@ impl Default for Unet3dConfig {
 impl Unet3dConfig {
     /// Refuse what no network can be made of.
     pub fn check(&self) -> Result<(), ConfigError> {
-        require(self.width % 2 == 0 && (2..=1024).contains(&self.width), || {
+        require(self.width.is_multiple_of(2) && (2..=1024).contains(&self.width), || {
             format!("width = {}; choose an even number from 2 to 1024", self.width)
         })?;
         require((2..=6).contains(&self.levels), || format!("levels = {}; choose 2 to 6", self.levels))

@@ -175,15 +175,16 @@ fn take<B: Backend>(tokens_NTC: Tensor<B, 3>, index_NV: Tensor<B, 2, Int>) -> Te
     tokens_NTC.gather(1, index_NV.unsqueeze_dim::<3>(2).expand([n, v, width]))
 }
 
-/// `[1, T, width]`: a third of the channels for each axis, half of them sines, half cosines, wavelengths from 2 pi to 20,000 pi patches.
-fn positions<B: Backend>([d, h, w]: [usize; 3], width: usize, device: &B::Device) -> Tensor<B, 3> {
+/// `[1, T, width]`: a third of the channels for each axis, half of them sines, half cosines, wavelengths from 2 pi to 20,000 pi patches; on the device and of the type
+/// of `like`.
+fn positions<B: Backend>([d, h, w]: [usize; 3], width: usize, like: &Tensor<B, 3>) -> Tensor<B, 3> {
     let waves = width / 6;
     let code = |at: usize| {
         let angle = move |k: usize| at as f64 / 10_000f64.powf(k as f64 / waves as f64);
         (0..waves).map(move |k| angle(k).sin() as f32).chain((0..waves).map(move |k| angle(k).cos() as f32))
     };
     let values: Vec<f32> = (0..d * h * w).flat_map(|t| [t / (h * w), t / w % h, t % w]).flat_map(code).collect();
-    Tensor::from_data(TensorData::new(values, [1, d * h * w, width]), device)
+    Tensor::from_data(TensorData::new(values, [1, d * h * w, width]), (&like.device(), like.dtype()))
 }
 
 /// Patches to tokens.
@@ -263,7 +264,7 @@ impl<B: KernelBackend> Vit<B> {
         let map = self.patch_embed.proj.forward(x_NCDHW);
         let [n, width, ..] = map.dims();
         let tokens = map.reshape([n, width, grid.iter().product()]).swap_dims(1, 2);
-        let positions = positions(grid, width, &tokens.device());
+        let positions = positions(grid, width, &tokens);
         tokens + positions
     }
 
@@ -289,7 +290,8 @@ impl<B: Backend> MaeDecoder<B> {
         let [n, v, width] = shown.dims();
         let hidden = self.mask_token.val().expand([n, visible.tokens - v, width]);
         let tokens = take(Tensor::cat(vec![shown, hidden], 1), visible.restore(&self.mask_token.device()));
-        let tokens = tokens + positions(grid, width, &self.mask_token.device());
+        let positions = positions(grid, width, &tokens);
+        let tokens = tokens + positions;
         self.pred.forward_rows(self.norm.forward(self.blocks.iter().fold(tokens, |x, block| block.forward(x))))
     }
 }

@@ -11,7 +11,7 @@ use burn::tensor::backend::Backend;
 use safetensors::SafeTensors;
 
 use super::layout::Layout;
-use super::{Error, NamedTensor, Report, Scope, assign, at, floats, metadata, tensors, torch, unreadable, write};
+use super::{Error, NamedTensor, Report, Scope, assign, at, bytes, floats, metadata, tensors, torch, unreadable, write};
 use crate::nets::{PatchMerging, SegmenterConfig};
 
 /// The floating-point tensors of a file and what it says about itself.
@@ -27,8 +27,7 @@ pub struct Source {
 impl Source {
     /// Read a file; `key` names the dictionary of a PyTorch checkpoint, by default the one that holds weights.
     pub fn open(path: &Path, key: Option<&str>) -> Result<Self, Error> {
-        let bytes = std::fs::read(path).map_err(|e| panscreen_envs::Error::io(path, e))?;
-        Self::read(&bytes, key).map_err(|e| at(path, e))
+        Self::read(&bytes(path)?, key).map_err(|e| at(path, e))
     }
 
     /// Read the bytes of a file.

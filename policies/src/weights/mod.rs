@@ -286,8 +286,11 @@ pub fn save<B: Backend>(path: &Path, module: &impl Module<B>, metadata: &BTreeMa
 
 /// The module with the weights of a file.
 pub fn load<B: Backend, M: Module<B>>(path: &Path, module: M, scope: &Scope) -> Result<(M, Report), Error> {
-    let bytes = std::fs::read(path).map_err(|e| panscreen_envs::Error::io(path, e))?;
-    from_bytes(module, &bytes, scope).map_err(|e| at(path, e))
+    from_bytes(module, &bytes(path)?, scope).map_err(|e| at(path, e))
+}
+
+fn bytes(path: &Path) -> Result<Vec<u8>, Error> {
+    Ok(std::fs::read(path).map_err(|e| panscreen_envs::Error::io(path, e))?)
 }
 
 fn at(path: &Path, source: Error) -> Error {

@@ -100,7 +100,7 @@ pub fn pad_end<B: Backend>(x: Tensor<B, 5>, axis: usize, length: usize) -> Tenso
         return x;
     }
     shape[axis] = length - shape[axis];
-    let zeros = Tensor::zeros(shape, &x.device());
+    let zeros = Tensor::zeros(shape, (&x.device(), x.dtype()));
     Tensor::cat(vec![x, zeros], axis)
 }
 
@@ -175,7 +175,7 @@ fn mask<B: Backend>(scores: Tensor<B, 4>, windows: Windows, size: [usize; 3]) ->
     let regions: Tensor<B, 2> = Tensor::from_data(TensorData::new(regions, [per_sample, length]), &scores.device());
     let columns = regions.clone().reshape([1, per_sample, 1, 1, length]).expand([1, per_sample, 1, length, length]);
     let apart = regions.reshape([1, per_sample, 1, length, 1]).expand([1, per_sample, 1, length, length]).not_equal(columns);
-    let lowered = apart.float() * -100.0;
+    let lowered = apart.float().cast(scores.dtype()) * -100.0;
     (scores.reshape([count / per_sample, per_sample, heads, length, length]) + lowered).reshape([count, heads, length, length])
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::weights;
 use crate::weights::layout::Layout;
 use burn::backend::Flex;
+use burn::tensor::{DType, TensorData};
 
 fn tiny(merging: PatchMerging) -> SwinUnetrConfig {
     SwinUnetrConfig { feature_size: 12, merging, ..SwinUnetrConfig::default() }
@@ -12,6 +13,18 @@ fn tiny(merging: PatchMerging) -> SwinUnetrConfig {
 fn loaded(entry: &serde_json::Value, merging: PatchMerging) -> SwinUnetr<B> {
     let model = tiny(merging).init(1, 2, &Init::new(0, "focus", &Default::default())).unwrap();
     golden::load(model, Layout::SwinUnetr, golden::weights("swin12", entry))
+}
+
+/// How near gradients in single precision can come to the recorded ones, which are single precision too.
+///
+/// Where an activation is within rounding of 0, leaky ReLU's slope is 1 here and 0.01 there. Against double precision, which has no part in
+/// the record, the recorded gradients are off by up to 1.3e-4 (fixed), 5.9e-4 (old) and 5.1e-3 (v2) of their largest value, ours by 7.1e-4,
+/// 6.3e-4 and 3.3e-3.
+fn gradient_tolerance(merging: PatchMerging) -> f64 {
+    match merging {
+        PatchMerging::Fixed | PatchMerging::Old => 1e-3,
+        PatchMerging::V2 => 6e-3,
+    }
 }
 
 fn check_golden(net: &str, merging: PatchMerging) {
@@ -28,7 +41,7 @@ fn check_golden(net: &str, merging: PatchMerging) {
         check(name, map);
     }
     let logits = model.decode(maps, &mut Direct);
-    golden::check_segmenter(&entry, &model, Layout::SwinUnetr, logits, |_| {});
+    golden::check_segmenter(&entry, &model, Layout::SwinUnetr, logits, gradient_tolerance(merging), |_| {});
 }
 
 #[test]
@@ -47,7 +60,36 @@ fn golden_merging_old_with_checkpointing() {
     let model = loaded(&entry, PatchMerging::Old);
     let mut tape = Tape::default();
     let logits = model.forward(golden::input(&entry), &mut tape);
-    golden::check_segmenter(&entry, &model, Layout::SwinUnetr, logits, |grads| tape.backward(grads));
+    golden::check_segmenter(&entry, &model, Layout::SwinUnetr, logits, gradient_tolerance(PatchMerging::Old), |grads| tape.backward(grads));
+}
+
+/// The record with the fewest activations near 0, in double precision. `cargo test --release double_precision -- --ignored`
+#[test]
+#[ignore = "half a minute"]
+fn golden_merging_fixed_in_double_precision() {
+    let entry = golden::entry("swin_merging_fixed");
+    let model = golden::double(loaded(&entry, PatchMerging::Fixed));
+    let logits = model.forward(golden::input(&entry).cast(DType::F64), &mut Direct);
+    golden::check_segmenter(&entry, &model, Layout::SwinUnetr, logits, 1.4e-4, |_| {});
+}
+
+/// Recomputed parts give the gradients of a plain pass, but for the order of sums where a map goes two ways.
+#[test]
+fn checkpointing_changes_no_gradient() {
+    let config = SwinUnetrConfig { feature_size: 2, depths: [1, 2, 1, 1], heads: [1; 4], window: 2, ..SwinUnetrConfig::default() };
+    let model = config.init::<B>(1, 2, &Init::new(0, "focus", &Default::default())).unwrap();
+    let x = Tensor::from_data(TensorData::new(golden::fill("x", 2 * 32 * 32 * 64, 0.0, 1.0), [2, 1, 32, 32, 64]), &Default::default());
+    let plain = golden::gradients(&model, &model.forward(x.clone(), &mut Direct).square().mean().backward());
+    let mut tape = Tape::default();
+    let mut grads = model.forward(x, &mut tape).square().mean().backward();
+    tape.backward(&mut grads);
+    assert_eq!(plain.len(), weights::shapes(&model).len());
+    let wide = |grad: &weights::NamedTensor| grad.values.iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
+    for (found, expected) in golden::gradients(&model, &grads).iter().zip(&plain) {
+        let largest = wide(expected).iter().fold(0f64, |largest, v| largest.max(v.abs()));
+        assert_eq!(found.name, expected.name);
+        golden::assert_close(&found.name, &wide(found), &wide(expected), largest, 1e-4);
+    }
 }
 
 #[test]
