@@ -40,14 +40,15 @@ enum Action {
     /// Bring weights of MONAI, nnU-Net, VoCo, SuPreM or the published GF-Screen into a network; what did not fit is listed.
     ///
     /// `init_from=DIR` then starts a run from them.
+    #[command(override_usage = "panscreen model import [OPTIONS] <FILE> --net <NET> --config <TOML> --out <DIR> [K=V]...")]
     Import {
         /// The file: safetensors, or a PyTorch checkpoint.
         file: PathBuf,
         /// Which network of the config.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NET")]
         net: Net,
         /// Config file or run folder that describes the networks.
-        #[arg(long, value_name = "CONFIG")]
+        #[arg(long, value_name = "TOML")]
         config: PathBuf,
         /// Folder of the weights. The network that it lacks gets its first weights.
         #[arg(long, value_name = "DIR")]
@@ -70,10 +71,10 @@ enum Action {
         /// Run folder (its best checkpoint, else its last), or a folder of weights.
         run: PathBuf,
         /// Which network.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NET")]
         net: Net,
         /// Config file that describes the networks [default: the run's].
-        #[arg(long, value_name = "CONFIG")]
+        #[arg(long, value_name = "TOML")]
         config: Option<PathBuf>,
         /// The file to write.
         #[arg(long, value_name = "FILE")]

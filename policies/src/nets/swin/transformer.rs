@@ -24,7 +24,7 @@ use crate::kernels::KernelBackend;
 pub enum PatchMerging {
     /// MONAI up to 1.4 (the published GF-Screen, VoCo, SuPreM): two of the eight neighbours are taken twice, two are dropped.
     Old,
-    /// MONAI from 1.5: each neighbour once, in the order of `Old` where that had it right.
+    /// MONAI from 1.5: each neighbour once, in the order of `old` where that had it right.
     Fixed,
     /// MONAI's `mergingv2`: each neighbour once, in C order.
     V2,
