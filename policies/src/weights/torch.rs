@@ -2,7 +2,7 @@
 //!
 //! The weights are one dictionary of tensors, often within others beside optimiser state and settings, which are passed over.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
 use rawzip::{CompressionMethod, ZipArchive, ZipArchiveEntryWayfinder, ZipSliceArchive};
@@ -38,11 +38,20 @@ pub fn read(bytes: &[u8], key: Option<&str>) -> Result<Found, Error> {
         return Err(problem("big-endian numbers"));
     }
     let mut dicts = vec![];
-    collect(&pickle, pickle.root(), String::new(), 0, &mut dicts)?;
+    collect(&pickle, pickle.root(), String::new(), 0, &mut HashSet::new(), &mut dicts)?;
     let dict = choose(dicts, key)?;
     let mut storages = HashMap::new();
-    let mut tensors = vec![];
+    let (mut tensors, mut numbers) = (vec![], 0);
     for (name, view) in dict.tensors {
+        // nnU-Net lists every weight four times; a small file that fills the memory lists one a million times.
+        numbers = view.shape.iter().fold(1usize, |n, side| n.saturating_mul(*side)).saturating_add(numbers);
+        if numbers > bytes.len().saturating_mul(4) {
+            return Err(problem(format!(
+                "tensors of more than {} numbers in a file of {} bytes",
+                bytes.len().saturating_mul(4),
+                bytes.len()
+            )));
+        }
         if let Some(tensor) = view.read(name, &archive, &mut storages)? {
             tensors.push(tensor);
         }
@@ -102,9 +111,12 @@ struct Dict {
     tensors: Vec<(String, View)>,
 }
 
-/// All dictionaries below a value that hold tensors.
-fn collect(pickle: &Pickle, id: Id, key: String, depth: usize, found: &mut Vec<Dict>) -> Result<(), Error> {
+/// All dictionaries below a value that hold tensors, each once however many others hold it.
+fn collect(pickle: &Pickle, id: Id, key: String, depth: usize, seen: &mut HashSet<Id>, found: &mut Vec<Dict>) -> Result<(), Error> {
     let Value::Dict(items) = pickle.get(id) else { return Ok(()) };
+    if !seen.insert(id) {
+        return Ok(());
+    }
     if depth > DEPTH {
         return Err(problem(format!("dictionaries nested deeper than {DEPTH}")));
     }
@@ -115,7 +127,7 @@ fn collect(pickle: &Pickle, id: Id, key: String, depth: usize, found: &mut Vec<D
             Some(view) => tensors.push((name.to_owned(), view?)),
             None => {
                 let key = if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
-                collect(pickle, value, key, depth + 1, found)?;
+                collect(pickle, value, key, depth + 1, seen, found)?;
             }
         }
     }
@@ -158,12 +170,19 @@ struct View {
 }
 
 impl View {
-    /// The tensor that a value describes, if it describes one.
+    /// The tensor that a value describes, if it describes one: by itself or as a parameter.
     fn of(pickle: &Pickle, id: Id) -> Option<Result<View, Error>> {
+        View::tensor(pickle, id).or_else(|| {
+            let Value::Call { function, arguments } = pickle.get(id) else { return None };
+            let is_parameter = pickle.global(*function)?.starts_with("torch._utils._rebuild_parameter");
+            View::tensor(pickle, *pickle.list(*arguments).first().filter(|_| is_parameter)?)
+        })
+    }
+
+    fn tensor(pickle: &Pickle, id: Id) -> Option<Result<View, Error>> {
         let Value::Call { function, arguments } = pickle.get(id) else { return None };
         let arguments = pickle.list(*arguments);
         match pickle.global(*function)? {
-            "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => View::of(pickle, *arguments.first()?),
             "torch._tensor._rebuild_from_type_v2" => View::rebuilt(pickle, pickle.list(*arguments.get(2)?)),
             "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => View::rebuilt(pickle, arguments),
             _ => None,

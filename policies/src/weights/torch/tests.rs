@@ -157,8 +157,24 @@ fn lies_about_sizes_are_refused() {
         (0, &[huge, huge], &[huge, huge]),
     ] {
         let error = view(offset, shape, strides).unwrap_err().to_string();
-        assert!(error.contains("beyond its 4 stored numbers"), "{error}");
+        assert!(error.contains("beyond its 4 stored numbers") || error.contains("numbers in a file of"), "{error}");
     }
+    // One storage of 1,000 numbers, under many names. (Its own test file would hold each copy; here the copies share entry 0.)
+    let once = checkpoint(dict(&[("t", Item::Tensor(vec![1000], vec![0.0; 1000]))]));
+    let again = |n: usize| {
+        let mut pickle = b"\x80\x02}(X\x01\x00\x00\x00t".to_vec();
+        let mut tensor = vec![];
+        put(&Item::Tensor(vec![1000], vec![0.0; 1000]), &mut tensor, &mut vec![]);
+        pickle.extend(&tensor);
+        pickle.extend(b"q\x00");
+        for i in 0..n {
+            pickle.extend([b'X', 2, 0, 0, 0, b'a' + (i / 26) as u8, b'a' + (i % 26) as u8, b'h', 0]);
+        }
+        pickle.extend(b"u.");
+        archive(&pickle, &[vec![0; 4000]])
+    };
+    assert!(read(&once, None).is_ok() && read(&again(3), None).is_ok());
+    assert!(read(&again(100), None).unwrap_err().to_string().contains("numbers in a file of"));
     assert!(view(0, &[2], &[1, 1]).unwrap_err().to_string().contains("malformed"));
 }
 
@@ -175,10 +191,24 @@ fn damaged_files_are_errors_and_never_panics() {
             let _ = read(&damaged, None);
         }
     }
-    // A dictionary within itself, and one that is nested too deeply.
-    assert!(read(&archive(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.", &[]), None).unwrap_err().to_string().contains("nested deeper"));
+    let error = |bytes: &[u8]| read(bytes, None).unwrap_err().to_string();
     let deep = (0..100).fold(dict(&[]), |inner, _| dict(&[("a", inner)]));
-    assert!(read(&checkpoint(deep), None).unwrap_err().to_string().contains("nested deeper"));
+    assert!(error(&checkpoint(deep)).contains("nested deeper"));
+    // A dictionary within itself, a parameter of itself, and 2^30 ways to the innermost of 31 dictionaries.
+    let within_itself = b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.";
+    let of_itself = b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_parameter\n]q\x00Rq\x01h\x00h\x01a0s.";
+    let mut ways = b"\x80\x02}q\x00".to_vec();
+    for level in 1..=30 {
+        ways.extend(*b"}q");
+        ways.push(level);
+        for name in *b"ab" {
+            ways.extend([b'X', 1, 0, 0, 0, name, b'h', level - 1, b's']);
+        }
+    }
+    ways.push(b'.');
+    for pickle in [&within_itself[..], of_itself, &ways] {
+        assert!(error(&archive(pickle, &[])).contains("no dictionary with tensors"));
+    }
 }
 
 #[test]
