@@ -140,7 +140,7 @@ fn only_the_command_line_prints() {
 /// 1. `policies` opens no file but weights.
 #[test]
 fn policies_open_no_file_but_weights() {
-    check_absent(&["policies/src"], &["fs::", "File::", "OpenOptions", "panscreen_envs::io"], &["policies/src/weights.rs"]);
+    check_absent(&["policies/src"], &["fs::", "File::", "OpenOptions", "panscreen_envs::io"], &["policies/src/weights/mod.rs"]);
 }
 
 /// 1. Dependencies point one way: `src` -> `policies` -> `envs`.

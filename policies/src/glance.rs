@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::focus::{Focus, FocusConfig};
 use crate::kernels::{self, KernelBackend};
 use crate::nets::layers::Linear;
-use crate::nets::{ConfigError, Encoder, Init, Mode, Pooling, ResNet, ResNetConfig};
+use crate::nets::{AnyEncoder, ConfigError, Init, Mode, Pooling, ResNet, ResNetConfig};
+use crate::weights::layout::Layout;
 use crate::weights::{self, Scope};
 
 /// Actions of Glance: skip, look.
@@ -86,6 +87,14 @@ impl GlanceConfig {
         }
     }
 
+    /// The names that weights of this network have in published files; `focus` describes the encoder of a head.
+    pub fn layout(&self, focus: &FocusConfig) -> Layout {
+        match self {
+            GlanceConfig::Resnet3d(_) => Layout::Own,
+            GlanceConfig::Encoder(_) => focus.layout(),
+        }
+    }
+
     /// Glance with its first weights, drawn from `seed`; for [`Shared::Init`] the encoder is copied from `focus`, which `focus_config` describes.
     pub fn init<B: Backend>(
         &self,
@@ -103,7 +112,7 @@ impl GlanceConfig {
             (GlanceConfig::Resnet3d(config), _) => Glance::Resnet3d(config.init(in_channels, ACTIONS, &init)?),
             (GlanceConfig::Encoder(config), Shared::Tied) => Glance::Tied(TiedGlance { head: head(config) }),
             (GlanceConfig::Encoder(config), Shared::None | Shared::Init) => {
-                let encoder = focus_config.init_encoder(in_channels, &init.at("encoder"))?;
+                let encoder = focus_config.build_encoder(in_channels, &init.at("encoder"))?;
                 let glance = Glance::Encoder(EncoderGlance { encoder, head: head(config) });
                 if shared == Shared::Init { glance.with_encoder_of(focus)? } else { glance }
             }
@@ -148,7 +157,7 @@ impl<B: KernelBackend> GlanceHead<B> {
 /// An encoder of its own, and a head.
 #[derive(Module, Debug)]
 pub struct EncoderGlance<B: Backend> {
-    encoder: Encoder<B>,
+    encoder: AnyEncoder<B>,
     head: GlanceHead<B>,
 }
 
@@ -160,6 +169,7 @@ pub struct TiedGlance<B: Backend> {
 
 /// Glance, one variant a network.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // One or two of them live at a time.
 pub enum Glance<B: Backend> {
     Resnet3d(ResNet<B>),
     Encoder(EncoderGlance<B>),

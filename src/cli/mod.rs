@@ -9,6 +9,7 @@ mod env;
 pub mod error;
 mod evaluate;
 mod inspect;
+mod model;
 mod output;
 pub mod progress;
 mod screen;
@@ -58,6 +59,7 @@ enum Verb {
     Data(data::DataArgs),
     Env(env::EnvArgs),
     Config(config::ConfigArgs),
+    Model(model::ModelArgs),
     Stages(stages::StagesArgs),
 }
 
@@ -116,6 +118,7 @@ fn run(line: impl IntoIterator<Item = OsString>) -> u8 {
         Verb::Data(args) => data::run(args, &context),
         Verb::Env(args) => env::run(args, &context),
         Verb::Config(args) => config::run(args, json, &mut std::io::stdout()).map(|()| Ended::Done),
+        Verb::Model(args) => model::run(args, &context),
         Verb::Stages(args) => stages::run(args, &context),
     };
     match ended {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use panscreen_policies::glance::GlanceConfig as GlanceNetwork;
 use panscreen_policies::losses::DiceCeConfig;
-use panscreen_policies::nets::ResNetConfig;
+use panscreen_policies::nets::{PatchMerging, ResNetConfig, SwinUnetrConfig};
 use panscreen_policies::objectives::{self, DapoConfig, GrlConfig, ObjectiveKind};
 
 use super::*;
@@ -143,7 +143,10 @@ hint: `panscreen config explain seed` says what it does",
         ("optim.glance.clip_norm = inf", "`optim.glance.clip_norm` is inf, expected a number (0 or more)"),
         ("screen.threshold = 2", "`screen.threshold` is 2, expected \"validation\" or a number (0 to 1)"),
         ("screen.threshold = true", "`screen.threshold` is true, expected \"validation\" or a number (0 to 1)"),
-        ("focus.kind = \"unet\"", "`focus.kind` is \"unet\", expected \"residual_unet\""),
+        (
+            "focus.kind = \"unet\"",
+            "`focus.kind` is \"unet\", expected \"residual_unet\", \"swin_unetr\", \"residual_encoder_unet\", \"dyn_unet\" or \"unet3d\"",
+        ),
         ("seed = 1\nseed = 2", "not valid TOML: duplicate key"),
         ("seed = ", "not valid TOML: string values must be quoted, expected literal string"),
     ] {
@@ -329,6 +332,8 @@ fn shipped_configs_load_and_come_back_as_shown() {
 fn parity_is_what_was_published() {
     let config = load(&Path::new(CONFIGS).join("parity/gf_screen.toml"), &[]).unwrap();
     assert_eq!(config.glance.network, GlanceNetwork::Resnet3d(ResNetConfig::published()));
+    let swin = SwinUnetrConfig { merging: PatchMerging::Old, checkpointing: true, ..SwinUnetrConfig::default() };
+    assert_eq!(config.focus, FocusConfig::SwinUnetr(swin));
     assert_eq!(config.loss.dice_ce, DiceCeConfig::published());
     assert_eq!(config.objective.kind, ObjectiveKind::Grl(GrlConfig::published()));
     assert_eq!(config.group_size(), 16);

@@ -24,6 +24,10 @@ const VERBS: [&str; 18] = [
     "config show",
     "config explain",
     "config schema",
+    "model",
+    "model info",
+    "model import",
+    "model export",
     "stages",
 ];
 

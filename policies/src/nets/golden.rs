@@ -2,10 +2,13 @@
 
 use burn::backend::{Autodiff, Flex};
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use serde_json::Value;
 
-use crate::weights::{ModulePath, NamedTensor};
+use crate::losses::{DiceCeConfig, dice_ce};
+use crate::weights::layout::Layout;
+use crate::weights::{self, ModulePath, NamedTensor, Scope};
 
 /// The back end of tests.
 pub type B = Autodiff<Flex>;
@@ -98,14 +101,97 @@ pub fn assert_tensor(what: &str, shape: &[usize], values: &[f32], expected: &Val
     assert_close(&format!("abs_sum of {what}"), &[abs_sum], &[expected_sum], expected_sum, tolerance);
 }
 
+/// A module with the weights of an entry. The fill goes by name, so where a state dict lists weights under several names, the last one counts.
+pub fn load<M: Module<B>>(model: M, layout: Layout, tensors: Vec<NamedTensor>) -> M {
+    let mut named = std::collections::BTreeMap::new();
+    for tensor in tensors.into_iter().filter(|t| !t.values.is_empty()) {
+        let name = layout.own(&first_name(&tensor.name)).unwrap();
+        named.insert(name.clone(), NamedTensor { name, ..tensor });
+    }
+    weights::from_tensors(model, named.into_values().collect(), &Scope::Whole).unwrap().0
+}
+
+/// The first name of weights that nnU-Net or MONAI's DynUNet (of four levels) list under others too.
+fn first_name(name: &str) -> String {
+    let Some(rest) = name.strip_prefix("skip_layers.") else {
+        let name = name.strip_prefix("decoder.").filter(|rest| rest.starts_with("encoder.")).unwrap_or(name);
+        return name.replace("all_modules.0", "conv").replace("all_modules.1", "norm");
+    };
+    let depth = rest.matches("next_layer.").count();
+    match (rest.trim_start_matches("next_layer."), depth) {
+        (block, 0) if block.starts_with("downsample.") => block.replacen("downsample", "input_block", 1),
+        (block, 1..) if block.starts_with("downsample.") => block.replacen("downsample", &format!("downsamples.{}", depth - 1), 1),
+        (block, _) if block.starts_with("upsample.") => block.replacen("upsample", &format!("upsamples.{}", 2 - depth), 1),
+        (block, _) => format!("bottleneck.{block}"),
+    }
+}
+
+/// The module in double precision.
+pub fn double<M: Module<B>>(model: M) -> M {
+    struct Double;
+    impl burn::module::ModuleMapper<B> for Double {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+            param.map(|t| Tensor::from_inner(t.inner().cast(DType::F64)).require_grad())
+        }
+    }
+    model.map(&mut Double)
+}
+
+/// A recorded map, to 1e-4.
+pub fn assert_map(name: &str, map: &Tensor<B, 5>, expected: &Value) {
+    assert_tensor(name, &map.dims(), &map.to_data().iter::<f32>().collect::<Vec<_>>(), expected, 1e-4);
+}
+
+/// Logits and Dice + CE of an entry to 1e-4, its gradients to `tolerance`. `finish` completes the gradients of the backward pass.
+pub fn check_segmenter(
+    entry: &Value,
+    model: &impl Module<B>,
+    layout: Layout,
+    logits: Tensor<B, 5>,
+    tolerance: f64,
+    finish: impl FnOnce(&mut <B as AutodiffBackend>::Gradients),
+) {
+    assert_map("output", &logits, &entry["output"]);
+    let loss = dice_ce(logits.clone(), label(entry, logits.dims()), &DiceCeConfig::published()).total;
+    let (found, expected) = (loss.to_data().iter::<f64>().sum::<f64>(), entry["loss_dicece"].as_f64().unwrap());
+    assert_close("loss_dicece", &[found], &[expected], expected, 1e-4);
+    let mut grads = loss.backward();
+    finish(&mut grads);
+    let grads = gradients(model, &grads);
+    for (name, expected) in entry["grads"].as_object().unwrap() {
+        let own = layout.own(name).unwrap();
+        let grad = grads.iter().find(|g| g.name == own).unwrap_or_else(|| panic!("{own} has no gradient"));
+        assert_tensor(&format!("gradient of {name}"), &grad.shape, &grad.values, expected, tolerance);
+    }
+    let squares: f64 = grads.iter().flat_map(|g| &g.values).map(|g| f64::from(*g).powi(2)).sum();
+    let expected = entry["grad_norm"].as_f64().unwrap();
+    assert_close("grad_norm", &[squares.sqrt()], &[expected], expected, tolerance);
+}
+
+/// The ellipsoid of an entry.
+fn label(entry: &Value, [n, _, d, h, w]: [usize; 5]) -> Tensor<B, 4, Int> {
+    let centre = fill(entry["label"]["fill"].as_str().unwrap(), 3, 0.5, 0.15);
+    let size = [d, h, w];
+    let inside = |at: [usize; 3]| {
+        let term = |a: usize| {
+            let side = size[a] as f64;
+            ((at[a] as f64 + 0.5 - side * f64::from(centre[a])) / (0.22 * side)).powi(2)
+        };
+        i64::from(term(0) + term(1) + term(2) <= 1.0)
+    };
+    let values: Vec<i64> = (0..n * d * h * w).map(|i| inside([i / (h * w) % d, i / w % h, i % w])).collect();
+    assert_eq!(values.iter().sum::<i64>(), entry["label"]["voxels"].as_i64().unwrap());
+    Tensor::from_data(TensorData::new(values, [n, d, h, w]), &Default::default())
+}
+
 /// Gradients of a backward pass by name.
-pub fn gradients(module: &impl Module<B>, grads: &<B as burn::tensor::backend::AutodiffBackend>::Gradients) -> Vec<NamedTensor> {
-    struct Grads<'a>(ModulePath, &'a <B as burn::tensor::backend::AutodiffBackend>::Gradients, Vec<NamedTensor>);
+pub fn gradients(module: &impl Module<B>, grads: &<B as AutodiffBackend>::Gradients) -> Vec<NamedTensor> {
+    struct Grads<'a>(ModulePath, &'a <B as AutodiffBackend>::Gradients, Vec<NamedTensor>);
     impl ModuleVisitor<B> for Grads<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
             if let Some(grad) = param.val().grad(self.1) {
                 let shape = grad.dims().to_vec();
-                self.2.push(NamedTensor { name: self.0.name(), shape, values: grad.into_data().to_vec().unwrap() });
+                self.2.push(NamedTensor { name: self.0.name(), shape, values: grad.into_data().iter::<f32>().collect() });
             }
         }
         fn enter_module(&mut self, name: &str, container: &str) {

@@ -32,18 +32,29 @@ pub struct Conv3d<B: Backend> {
 impl<B: Backend> Conv3d<B> {
     /// A cubic kernel (odd) with padding `kernel / 2`; the bias starts at 0.
     pub fn new(init: &Init<B>, channels: [usize; 2], kernel: usize, stride: [usize; 3], bias: bool, how: ConvInit) -> Self {
+        Self::with_kernel(init, channels, [kernel; 3], stride, bias, how)
+    }
+
+    /// As [`Conv3d::new`], with a side of the kernel for each axis.
+    pub fn with_kernel(init: &Init<B>, channels: [usize; 2], kernel: [usize; 3], stride: [usize; 3], bias: bool, how: ConvInit) -> Self {
         let [from, to] = channels;
-        let volume = kernel.pow(3);
+        let [kd, kh, kw] = kernel;
+        let volume = kd * kh * kw;
         let std = match how {
             ConvInit::FanOut => (2.0 / (to * volume) as f64).sqrt(),
             ConvInit::FanIn { negative_slope: a } => (2.0 / ((1.0 + a * a) * (from * volume) as f64)).sqrt(),
         };
         Self {
-            weight: init.normal("weight", [to, from, kernel, kernel, kernel], std),
+            weight: init.normal("weight", [to, from, kd, kh, kw], std),
             bias: bias.then(|| init.constant("bias", [to], 0.0)),
             stride,
-            padding: [kernel / 2; 3],
+            padding: kernel.map(|side| side / 2),
         }
+    }
+
+    /// Cubes of `side` voxels, side by side, to one voxel each.
+    pub fn patches(init: &Init<B>, channels: [usize; 2], side: usize, how: ConvInit) -> Self {
+        Self { padding: [0; 3], ..Self::with_kernel(init, channels, [side; 3], [side; 3], true, how) }
     }
 }
 
@@ -63,12 +74,12 @@ pub struct ConvTranspose3d<B: Backend> {
 
 impl<B: Backend> ConvTranspose3d<B> {
     /// Every output voxel has `from` incoming connections, hence the deviation (gain 1: no activation follows).
-    pub fn new(init: &Init<B>, channels: [usize; 2], stride: [usize; 3]) -> Self {
+    pub fn new(init: &Init<B>, channels: [usize; 2], stride: [usize; 3], bias: bool) -> Self {
         let [from, to] = channels;
         let [kd, kh, kw] = stride;
         Self {
             weight: init.normal("weight", [from, to, kd, kh, kw], (1.0 / from as f64).sqrt()),
-            bias: Some(init.constant("bias", [to], 0.0)),
+            bias: bias.then(|| init.constant("bias", [to], 0.0)),
             stride,
         }
     }
@@ -97,6 +108,55 @@ impl<B: Backend> Linear<B> {
     pub fn forward(&self, x_NI: Tensor<B, 2>) -> Tensor<B, 2> {
         x_NI.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
     }
+
+    /// `[.., I]` -> `[.., O]`: every row of the last axis.
+    pub fn forward_rows<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        let mut shape = x.dims();
+        let rows = shape[..D - 1].iter().product();
+        let y = self.forward(x.reshape([rows, shape[D - 1]]));
+        shape[D - 1] = y.dims()[1];
+        y.reshape(shape)
+    }
+}
+
+/// Layer norm over the last axis, epsilon 1e-5.
+#[derive(Module, Debug)]
+pub struct LayerNorm<B: Backend> {
+    pub weight: Param<Tensor<B, 1>>,
+    pub bias: Param<Tensor<B, 1>>,
+}
+
+impl<B: Backend> LayerNorm<B> {
+    pub fn new(init: &Init<B>, width: usize) -> Self {
+        Self { weight: init.constant("weight", [width], 1.0), bias: init.constant("bias", [width], 0.0) }
+    }
+
+    pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        normalize(x, D - 1) * self.weight.val().unsqueeze() + self.bias.val().unsqueeze()
+    }
+}
+
+/// Mean 0 and variance 1 (biased, epsilon 1e-5) along `axis`: layer norm without parameters.
+pub fn normalize<B: Backend, const D: usize>(x: Tensor<B, D>, axis: usize) -> Tensor<B, D> {
+    let x = x.clone() - x.mean_dim(axis);
+    let variance = x.clone().square().mean_dim(axis);
+    x / (variance + 1e-5).sqrt()
+}
+
+/// Mean of blocks of `stride` voxels; the sides must be divisible by it.
+pub fn avg_pool3d<B: Backend>(x_NCDHW: Tensor<B, 5>, stride: [usize; 3]) -> Tensor<B, 5> {
+    (0..3).fold(x_NCDHW, |x, axis| match stride[axis] {
+        1 => x,
+        step => {
+            let mut shape = x.dims();
+            let length = shape[2 + axis];
+            assert!(length.is_multiple_of(step), "avg_pool3d: a side of {length} voxels is not divisible by {step}");
+            let before = shape[..2 + axis].iter().product::<usize>() * (length / step);
+            let after: usize = shape[3 + axis..].iter().product();
+            shape[2 + axis] = length / step;
+            x.reshape([before, step, after]).mean_dim(1).reshape(shape)
+        }
+    })
 }
 
 /// Max pooling of ResNet's stem: kernel 3, stride 2, padding 1.
@@ -149,7 +209,7 @@ pub fn upsample_trilinear<B: Backend>(x_NCDHW: Tensor<B, 5>, scale: [usize; 3]) 
         scale => {
             let length = x.dims()[2 + axis];
             let weights: Tensor<B, 2> =
-                Tensor::from_data(TensorData::new(interpolation(length, scale), [length, length * scale]), &x.device());
+                Tensor::from_data(TensorData::new(interpolation(length, scale), [length, length * scale]), (&x.device(), x.dtype()));
             x.swap_dims(2 + axis, 4).matmul(weights.unsqueeze()).swap_dims(2 + axis, 4)
         }
     })

@@ -81,13 +81,10 @@ impl ResidualUNetConfig {
         require(blocks.len() == levels, || {
             format!("blocks = {blocks:?} and widths = {widths:?} differ in length; give one of each for every level")
         })?;
-        require(strides.is_empty() || strides.len() == levels, || {
-            format!("strides = {strides:?} and widths = {widths:?} differ in length; give one of each for every level, or no strides")
-        })?;
+        super::check_strides(strides, widths)?;
         require(blocks.iter().chain(widths).all(|&n| n > 0), || {
             format!("blocks = {blocks:?} and widths = {widths:?} must be at least 1 each")
         })?;
-        require(strides.iter().flatten().all(|&s| s == 1 || s == 2), || format!("strides = {strides:?}; each is 1 or 2"))?;
         require(self.stem_kernel % 2 == 1, || format!("stem_kernel = {} is even; choose an odd side", self.stem_kernel))?;
         require((0.0..1.0).contains(&self.negative_slope), || {
             format!("negative_slope = {}; choose at least 0 and below 1", self.negative_slope)
@@ -101,25 +98,12 @@ impl ResidualUNetConfig {
 
     /// What each side of a window must be divisible by: the product of the strides.
     pub fn divisor(&self) -> [usize; 3] {
-        let strides = self.level_strides();
-        [0, 1, 2].map(|axis| strides.iter().map(|s| s[axis]).product())
+        super::divisor(&self.level_strides())
     }
 
-    /// Refuse a window that the network can't put together again on its way up.
-    pub fn check_window(&self, window: [usize; 3]) -> Result<(), ConfigError> {
-        let divisor = self.divisor();
-        let nearest = [0, 1, 2].map(|a| window[a].next_multiple_of(divisor[a]).max(divisor[a]));
-        require(nearest == window, || {
-            format!("a window of {window:?} voxels is not divisible by the U-Net's strides {divisor:?}; choose for example {nearest:?}")
-        })
-    }
-
-    fn level_strides(&self) -> Vec<[usize; 3]> {
-        if self.strides.is_empty() {
-            (0..self.widths.len()).map(|level| [1 + usize::from(level > 0); 3]).collect()
-        } else {
-            self.strides.clone()
-        }
+    /// Stride of each level.
+    pub fn level_strides(&self) -> Vec<[usize; 3]> {
+        super::level_strides(&self.strides, self.widths.len())
     }
 
     fn norm(&self) -> NormConfig {
@@ -165,7 +149,7 @@ impl ResidualUNetConfig {
         Ok(ResidualUNet {
             encoder,
             decoder: decoder.collect(),
-            expand: expands.then(|| ConvTranspose3d::new(&init.at("expand"), [finest, finest], strides[0])),
+            expand: expands.then(|| ConvTranspose3d::new(&init.at("expand"), [finest, finest], strides[0], true)),
             head,
             stem_stride: strides[0],
         })
@@ -274,7 +258,7 @@ impl<B: Backend> DecoderLevel<B> {
         let conv = |i| ConvNormAct::new(config, [if i == 0 { 2 * to } else { to }, to], 3, [1; 3], &convs.at(i));
         let transposed = config.upsampling == Upsampling::Transposed;
         Self {
-            up: transposed.then(|| ConvTranspose3d::new(&init.at("up"), [from, to], stride)),
+            up: transposed.then(|| ConvTranspose3d::new(&init.at("up"), [from, to], stride, true)),
             reduce: (!transposed).then(|| Conv3d::new(&init.at("reduce"), [from, to], 1, [1; 3], true, config.conv_init())),
             convs: (0..config.decoder_convs).map(conv).collect(),
             stride,
@@ -423,20 +407,6 @@ mod tests {
             let p: Vec<f32> = burn::tensor::activation::softmax(logits, 1).into_data().to_vec().unwrap();
             assert!((p[0] - 0.98).abs() < 1e-6 && (p[1] - 0.02 / (classes - 1) as f32).abs() < 1e-6, "{p:?}");
         }
-    }
-
-    #[test]
-    fn windows_that_do_not_divide_are_refused_with_a_sentence() {
-        let config = ResidualUNetConfig::default();
-        assert_eq!(config.divisor(), [4, 4, 4]);
-        assert!(config.check_window([24, 24, 16]).is_ok());
-        for (window, nearest) in [([25, 24, 16], "[28, 24, 16]"), ([24, 24, 0], "[24, 24, 4]")] {
-            let error = config.check_window(window).unwrap_err().to_string();
-            assert!(error.contains("[4, 4, 4]") && error.contains(nearest), "{error}");
-        }
-        let anisotropic = ResidualUNetConfig { strides: vec![[1; 3], [2; 3], [2, 2, 1]], ..config };
-        assert!(anisotropic.check_window([24, 24, 18]).is_ok());
-        assert!(anisotropic.check_window([24, 26, 18]).is_err());
     }
 
     #[test]

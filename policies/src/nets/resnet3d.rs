@@ -198,7 +198,7 @@ impl<B: KernelBackend> BasicBlock<B> {
         if from == to {
             return x;
         }
-        let zeros = Tensor::zeros([n, to - from, d, h, w], &x.device());
+        let zeros = Tensor::zeros([n, to - from, d, h, w], (&x.device(), x.dtype()));
         Tensor::cat(vec![x, zeros], 1)
     }
 }

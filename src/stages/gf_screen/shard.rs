@@ -10,6 +10,7 @@ use burn::tensor::Tensor;
 use panscreen_policies::focus::Focus;
 use panscreen_policies::glance::Glance;
 use panscreen_policies::nets::Mode;
+use panscreen_policies::nets::checkpoint::Tape;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::backend::{Inner, TrainBackend};
@@ -22,6 +23,8 @@ pub struct Shard<B: TrainBackend> {
     z_g2: Tensor<B, 2>,
     cells: Option<Tensor<B, 4>>,
     s_gkdhw: Tensor<B, 5>,
+    /// What the backward pass computes again.
+    tape: Option<Tape<B>>,
 }
 
 /// The joined outputs of both networks, as leaves that losses are computed on.
@@ -83,10 +86,17 @@ pub fn look<B: TrainBackend>(glance: &Glance<B>, focus: &Focus<B>, x: &Tensor<B,
         })
         .collect();
     pools.map(parts, |(glance, focus, x): (Glance<B>, Focus<B>, Tensor<B, 5>)| {
-        let features = focus.features(x.clone(), Mode::Train);
+        if !focus.wants_checkpointing() {
+            let features = focus.features(x.clone(), Mode::Train);
+            let (z_g2, cells) = glance.forward_cells(x, &features, Mode::Train);
+            let s_gkdhw = focus.decode(features, Mode::Train);
+            return Shard { glance, focus, z_g2, cells, s_gkdhw, tape: None };
+        }
+        let mut tape = Tape::default();
+        let features = focus.features_with(x.clone(), Mode::Train, &mut tape);
         let (z_g2, cells) = glance.forward_cells(x, &features, Mode::Train);
-        let s_gkdhw = focus.decode(features, Mode::Train);
-        Shard { glance, focus, z_g2, cells, s_gkdhw }
+        let s_gkdhw = focus.decode_with(features, Mode::Train, &mut tape);
+        Shard { glance, focus, z_g2, cells, s_gkdhw, tape: Some(tape) }
     })
 }
 
@@ -145,6 +155,9 @@ pub fn backward<B: TrainBackend>(
             carrier = carrier + (cells * Tensor::from_inner(gradient)).sum();
         }
         let mut grads = carrier.backward();
+        if let Some(tape) = s.tape {
+            tape.backward(&mut grads);
+        }
         let glance = GradientsParams::from_module(&mut grads, &s.glance);
         (glance, GradientsParams::from_module(&mut grads, &s.focus))
     });
@@ -202,18 +215,24 @@ mod tests {
     use burn::backend::{Autodiff, Flex};
     use panscreen_policies::focus::FocusConfig;
     use panscreen_policies::glance::{GlanceConfig, GlanceHeadConfig, Shared};
+    use panscreen_policies::nets::SwinUnetrConfig;
     use panscreen_policies::weights;
 
     type B = Autodiff<Flex>;
 
     /// Gradients of a loss that couples all sub-volumes, by parameter, for `shards` parts.
     fn grads(shared: Shared, shards: usize) -> Vec<f32> {
+        grads_of(&FocusConfig::default(), shared, shards, 8)
+    }
+
+    /// As [`grads`], for windows of a side.
+    fn grads_of(focus_config: &FocusConfig, shared: Shared, shards: usize, side: usize) -> Vec<f32> {
         let device = Default::default();
-        let focus_config = FocusConfig::default();
         let focus = focus_config.init::<B>(2, 2, 1, &device).unwrap();
-        let glance = GlanceConfig::Encoder(GlanceHeadConfig::default()).init(2, shared, &focus_config, &focus, 1, &device).unwrap();
-        let values: Vec<f32> = (0..5 * 2 * 512).map(|i| ((i * 7919) % 1013) as f32 / 1013.0).collect();
-        let x = Tensor::<B, 1>::from_floats(values.as_slice(), &device).reshape([5, 2, 8, 8, 8]);
+        let glance = GlanceConfig::Encoder(GlanceHeadConfig::default()).init(2, shared, focus_config, &focus, 1, &device).unwrap();
+        let count = if side > 8 { 2 } else { 5 };
+        let values: Vec<f32> = (0..count * 2 * side.pow(3)).map(|i| ((i * 7919) % 1013) as f32 / 1013.0).collect();
+        let x = Tensor::<B, 1>::from_floats(values.as_slice(), &device).reshape([count, 2, side, side, side]);
         let pools = Pools::new(shards).unwrap();
         let parts = look(&glance, &focus, &x, shards, &pools);
         let joined = logits(&parts);
@@ -250,6 +269,25 @@ mod tests {
             for shards in [2, 3, 5] {
                 for (a, b) in whole.iter().zip(grads(shared, shards)) {
                     assert!((a - b).abs() <= 1e-4 * largest, "{shared:?}, {shards} parts: {a} and {b}, largest {largest}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn checkpointing_gives_the_same_gradients() {
+        let focus = |checkpointing| {
+            let swin = SwinUnetrConfig { feature_size: 2, depths: [1; 4], heads: [1; 4], window: 2, checkpointing, ..Default::default() };
+            FocusConfig::SwinUnetr(swin)
+        };
+        for shared in [Shared::None, Shared::Tied] {
+            let plain = grads_of(&focus(false), shared, 1, 64);
+            let largest = plain.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+            for shards in [1, 2] {
+                let found = grads_of(&focus(true), shared, shards, 64);
+                assert_eq!(found.len(), plain.len());
+                for (a, b) in plain.iter().zip(found) {
+                    assert!((a - b).abs() <= 1e-3 * largest, "{shared:?}, {shards} parts: {a} and {b}, largest {largest}");
                 }
             }
         }

@@ -1,10 +1,16 @@
-//! Weights of a network by name, in and out of safetensors.
+//! Weights of a network by name, in and out of safetensors; other programs' files in [`import`].
 //!
 //! A name is the dotted path of fields and indices from the network down to the tensor (`layer1.0.conv1.weight`); the variant of an enum
 //! such as [`crate::glance::Glance`] is not part of it. Running statistics of batch norm are weights too, optimisers never touch them.
 
+mod floats;
+pub mod import;
+pub mod layout;
+mod pickle;
+mod report;
+mod torch;
+
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -12,6 +18,8 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+
+pub use report::Report;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -22,6 +30,10 @@ pub enum Error {
     /// The bytes are not what we write.
     #[error("weights can't be read: {found}, expected {expected}; {action}")]
     Format { found: String, expected: &'static str, action: &'static str },
+
+    /// Two tensors of a file have one name in the network, and other values.
+    #[error("weights hold {0} twice, with other values; save the state_dict of the network alone")]
+    Twice(String),
 
     /// Names or shapes differ between file and network.
     #[error("weights don't fit the network: {0}")]
@@ -69,83 +81,6 @@ impl Scope {
             Scope::Prefixes(prefixes) => prefixes.iter().any(|p| name.starts_with(p.as_str())),
         }
     }
-}
-
-/// What was loaded and what was not. Shapes stand beside the names, so that a list can be acted on.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Report {
-    /// Loaded: name and shape.
-    pub matched: Vec<(String, Vec<usize>)>,
-    /// Wanted by the network, absent from the file.
-    pub missing: Vec<(String, Vec<usize>)>,
-    /// In the file, unknown to the network.
-    pub unexpected: Vec<(String, Vec<usize>)>,
-    /// In both: name, shape in the file, shape in the network.
-    pub mismatched: Vec<(String, Vec<usize>, Vec<usize>)>,
-    /// Of the network, left as they were because the scope leaves them out.
-    pub left: Vec<(String, Vec<usize>)>,
-    /// The scope asked for.
-    partial: bool,
-}
-
-impl Report {
-    /// Numbers (parameters and running statistics) that were loaded.
-    pub fn matched_parameters(&self) -> usize {
-        parameters(self.matched.iter().map(|(_, shape)| shape))
-    }
-
-    /// Numbers that should have been loaded.
-    pub fn wanted_parameters(&self) -> usize {
-        let mismatched = parameters(self.mismatched.iter().map(|(_, _, network)| network));
-        self.matched_parameters() + parameters(self.missing.iter().map(|(_, shape)| shape)) + mismatched
-    }
-
-    /// Everything in the scope was loaded; for the whole network, nothing was left over either.
-    pub fn is_full(&self) -> bool {
-        self.missing.is_empty() && self.mismatched.is_empty() && (self.partial || self.unexpected.is_empty()) && !self.matched.is_empty()
-    }
-}
-
-fn parameters<'a>(shapes: impl Iterator<Item = &'a Vec<usize>>) -> usize {
-    shapes.map(|shape| shape.iter().product::<usize>()).sum()
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let wanted = self.matched.len() + self.missing.len() + self.mismatched.len();
-        let (numbers, all) = (self.matched_parameters(), self.wanted_parameters());
-        write!(f, "matched {} of {wanted} tensors ({numbers} of {all} parameters)", self.matched.len())?;
-        let named = |f: &mut fmt::Formatter<'_>, title: &str, list: &[(String, Vec<usize>)]| {
-            if list.is_empty() {
-                return Ok(());
-            }
-            write!(f, "; {title}: ")?;
-            join(f, list, |f, (name, shape)| write!(f, "{name} {shape:?}"))
-        };
-        named(f, "missing", &self.missing)?;
-        named(f, "unexpected", &self.unexpected)?;
-        if !self.mismatched.is_empty() {
-            write!(f, "; other shape: ")?;
-            join(f, &self.mismatched, |f, (name, found, expected)| write!(f, "{name} {found:?}, expected {expected:?}"))?;
-        }
-        if self.is_full() {
-            Ok(())
-        } else {
-            write!(f, "; check that the run's config is the one the weights were trained with, or give a scope")
-        }
-    }
-}
-
-/// At most eight entries of a list, then how many more there are.
-fn join<T>(f: &mut fmt::Formatter<'_>, list: &[T], each: impl Fn(&mut fmt::Formatter<'_>, &T) -> fmt::Result) -> fmt::Result {
-    const SHOWN: usize = 8;
-    for (i, item) in list.iter().take(SHOWN).enumerate() {
-        if i > 0 {
-            write!(f, ", ")?;
-        }
-        each(f, item)?;
-    }
-    if list.len() > SHOWN { write!(f, ", and {} more", list.len() - SHOWN) } else { Ok(()) }
 }
 
 /// The path of a visitor or mapper through a module.
@@ -226,6 +161,12 @@ pub fn tensors<B: Backend>(module: &impl Module<B>) -> Vec<NamedTensor> {
 
 /// The module with the values of `source`; an error, and no module, where the scope is not covered in full.
 pub fn from_tensors<B: Backend, M: Module<B>>(module: M, source: Vec<NamedTensor>, scope: &Scope) -> Result<(M, Report), Error> {
+    let (module, report) = assign(module, source, scope)?;
+    if report.is_full() { Ok((module, report)) } else { Err(Error::Coverage(Box::new(report))) }
+}
+
+/// The module with those values of `source` that fit, and what did not.
+fn assign<B: Backend, M: Module<B>>(module: M, source: Vec<NamedTensor>, scope: &Scope) -> Result<(M, Report), Error> {
     let mut source: BTreeMap<String, NamedTensor> = source.into_iter().map(|t| (t.name.clone(), t)).collect();
     let mut report = Report { partial: *scope != Scope::Whole, ..Report::default() };
     let mut wanted = HashMap::new();
@@ -247,9 +188,6 @@ pub fn from_tensors<B: Backend, M: Module<B>>(module: M, source: Vec<NamedTensor
     }
     // PyTorch counts batches in every batch norm; with a fixed momentum the count has no effect.
     report.unexpected = source.into_values().filter(|t| !t.name.ends_with(".num_batches_tracked")).map(|t| (t.name, t.shape)).collect();
-    if !report.is_full() {
-        return Err(Error::Coverage(Box::new(report)));
-    }
     Ok((module.map(&mut Assign { path: ModulePath::default(), values: wanted }), report))
 }
 
@@ -293,7 +231,10 @@ const METADATA: &str = "panscreen";
 
 /// The weights as a safetensors file (f32, names in alphabetical order); equal weights and metadata give equal bytes.
 pub fn to_bytes<B: Backend>(module: &impl Module<B>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
-    let tensors = tensors(module);
+    write(&tensors(module), metadata)
+}
+
+fn write(tensors: &[NamedTensor], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
     let bytes: Vec<Vec<u8>> = tensors.iter().map(|t| t.values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
     let views = tensors.iter().zip(&bytes).map(|(t, b)| Ok((t.name.as_str(), TensorView::new(Dtype::F32, t.shape.clone(), b)?)));
     let views = views.collect::<Result<Vec<_>, _>>().map_err(Error::Write)?;
@@ -345,8 +286,11 @@ pub fn save<B: Backend>(path: &Path, module: &impl Module<B>, metadata: &BTreeMa
 
 /// The module with the weights of a file.
 pub fn load<B: Backend, M: Module<B>>(path: &Path, module: M, scope: &Scope) -> Result<(M, Report), Error> {
-    let bytes = std::fs::read(path).map_err(|e| panscreen_envs::Error::io(path, e))?;
-    from_bytes(module, &bytes, scope).map_err(|e| at(path, e))
+    from_bytes(module, &bytes(path)?, scope).map_err(|e| at(path, e))
+}
+
+fn bytes(path: &Path) -> Result<Vec<u8>, Error> {
+    Ok(std::fs::read(path).map_err(|e| panscreen_envs::Error::io(path, e))?)
 }
 
 fn at(path: &Path, source: Error) -> Error {

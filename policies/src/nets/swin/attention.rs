@@ -1,0 +1,223 @@
+//! Window attention with a learned bias for each relative position.
+//!
+//! Shapes: `x_NDHWC` (channels last), `x_WLC` (W windows of L voxels each, windows of one sample side by side), H heads.
+
+use burn::module::{Module, Param};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor, TensorData, activation, s};
+
+use super::super::Init;
+use super::super::layers::Linear;
+
+/// Boxes of voxels that attend to each other, for one feature map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// Sides, no longer than the feature map's.
+    pub sides: [usize; 3],
+    /// By how much odd blocks shift the grid, 0 along axes that one window covers.
+    pub shift: [usize; 3],
+}
+
+impl Windows {
+    /// `side` along each axis and shifts of half of it; an axis that is no longer has one window and no shift.
+    pub fn new(side: usize, size: [usize; 3]) -> Self {
+        let covers = |axis: usize| size[axis] <= side;
+        Self {
+            sides: [0, 1, 2].map(|a| if covers(a) { size[a] } else { side }),
+            shift: [0, 1, 2].map(|a| if covers(a) { 0 } else { side / 2 }),
+        }
+    }
+
+    /// The same grid without shifts.
+    pub fn unshifted(self) -> Self {
+        Self { shift: [0; 3], ..self }
+    }
+
+    fn is_shifted(&self) -> bool {
+        self.shift != [0; 3]
+    }
+
+    /// `size`, each axis rounded up to whole windows.
+    fn padded(&self, size: [usize; 3]) -> [usize; 3] {
+        [0, 1, 2].map(|a| size[a].next_multiple_of(self.sides[a]))
+    }
+
+    /// `x_NDHWC` -> `x_WLC`, shifted back by `shift`; voxels beyond the end are zeros.
+    pub fn partition<B: Backend>(&self, x_NDHWC: Tensor<B, 5>) -> Tensor<B, 3> {
+        let [n, d, h, w, c] = x_NDHWC.dims();
+        let padded = self.padded([d, h, w]);
+        let x = (0..3).fold(x_NDHWC, |x, axis| roll(pad_end(x, 1 + axis, padded[axis]), 1 + axis, self.shift[axis]));
+        let [[pd, ph, pw], [sd, sh, sw]] = [padded, self.sides];
+        x.reshape([n, pd / sd, sd, ph / sh, sh, pw / sw, sw, c]).permute([0, 1, 3, 5, 2, 4, 6, 7]).reshape([
+            n * (pd / sd) * (ph / sh) * (pw / sw),
+            sd * sh * sw,
+            c,
+        ])
+    }
+
+    /// The inverse of [`Windows::partition`] for a feature map of `shape`.
+    pub fn reverse<B: Backend>(&self, x_WLC: Tensor<B, 3>, shape: [usize; 5]) -> Tensor<B, 5> {
+        let [n, d, h, w, c] = shape;
+        let [[pd, ph, pw], [sd, sh, sw]] = [self.padded([d, h, w]), self.sides];
+        let x = x_WLC.reshape([n, pd / sd, ph / sh, pw / sw, sd, sh, sw, c]).permute([0, 1, 4, 2, 5, 3, 6, 7]).reshape([n, pd, ph, pw, c]);
+        (0..3).fold(x, |x, axis| {
+            let length = x.dims()[1 + axis];
+            let x = roll(x, 1 + axis, (length - self.shift[axis]) % length);
+            x.narrow(1 + axis, 0, shape[1 + axis])
+        })
+    }
+
+    /// Which part of the unshifted map each voxel of each window comes from, `[windows of a sample, L]`: parts that the shift brought
+    /// together must not attend to each other.
+    fn regions(&self, size: [usize; 3]) -> (usize, Vec<f32>) {
+        let (padded, sides) = (self.padded(size), self.sides);
+        let region = |axis: usize, at: usize| match at {
+            _ if self.shift[axis] == 0 => 0,
+            _ if at < padded[axis] - sides[axis] => 0,
+            _ if at < padded[axis] - self.shift[axis] => 1,
+            _ => 2,
+        };
+        let counts = [0, 1, 2].map(|a| padded[a] / sides[a]);
+        let (windows, length) = (counts.iter().product::<usize>(), sides.iter().product::<usize>());
+        let part = |index: usize| {
+            let (window, inside) = (unravel(index / length, counts), unravel(index % length, sides));
+            let [r0, r1, r2] = [0, 1, 2].map(|a| region(a, window[a] * sides[a] + inside[a]));
+            (9 * r0 + 3 * r1 + r2) as f32
+        };
+        (windows, (0..windows * length).map(part).collect())
+    }
+}
+
+/// Coordinates of a C-order index.
+fn unravel(index: usize, [_, h, w]: [usize; 3]) -> [usize; 3] {
+    [index / (h * w), index / w % h, index % w]
+}
+
+/// Zeros at the end of an axis, up to `length`.
+pub fn pad_end<B: Backend>(x: Tensor<B, 5>, axis: usize, length: usize) -> Tensor<B, 5> {
+    let mut shape = x.dims();
+    if shape[axis] == length {
+        return x;
+    }
+    shape[axis] = length - shape[axis];
+    let zeros = Tensor::zeros(shape, (&x.device(), x.dtype()));
+    Tensor::cat(vec![x, zeros], axis)
+}
+
+/// The voxel at `by` comes first, those before it last.
+fn roll<B: Backend>(x: Tensor<B, 5>, axis: usize, by: usize) -> Tensor<B, 5> {
+    let length = x.dims()[axis];
+    if by == 0 {
+        return x;
+    }
+    Tensor::cat(vec![x.clone().narrow(axis, by, length - by), x.narrow(axis, 0, by)], axis)
+}
+
+/// Multi-head self-attention within windows.
+#[derive(Module, Debug)]
+pub struct WindowAttention<B: Backend> {
+    /// `[(2 side - 1)^3, heads]`
+    pub relative_position_bias_table: Param<Tensor<B, 2>>,
+    qkv: Linear<B>,
+    proj: Linear<B>,
+    side: usize,
+    heads: usize,
+}
+
+impl<B: Backend> WindowAttention<B> {
+    pub fn new(init: &Init<B>, width: usize, heads: usize, side: usize) -> Self {
+        Self {
+            relative_position_bias_table: init.normal("relative_position_bias_table", [(2 * side - 1).pow(3), heads], 0.02),
+            qkv: Linear::new(&init.at("qkv"), width, 3 * width),
+            proj: Linear::new(&init.at("proj"), width, width),
+            side,
+            heads,
+        }
+    }
+
+    /// `x_WLC` -> `x_WLC`; `size` is the feature map's.
+    pub fn forward(&self, x_WLC: Tensor<B, 3>, windows: Windows, size: [usize; 3]) -> Tensor<B, 3> {
+        let [count, length, width] = x_WLC.dims();
+        let (heads, per_head) = (self.heads, width / self.heads);
+        let qkv = self.qkv.forward_rows(x_WLC).reshape([count, length, 3, heads, per_head]).permute([2, 0, 3, 1, 4]);
+        let part = |i: usize| qkv.clone().slice(s![i..i + 1]).reshape([count, heads, length, per_head]);
+        let scores = (part(0) * (per_head as f64).powf(-0.5)).matmul(part(1).transpose()) + self.bias(length);
+        let scores = if windows.is_shifted() { mask(scores, windows, size) } else { scores };
+        let y = activation::softmax(scores, 3).matmul(part(2));
+        self.proj.forward_rows(y.swap_dims(1, 2).reshape([count, length, width]))
+    }
+
+    /// The bias of each pair of voxels, `[1, H, L, L]`. Windows that the feature map's size cuts take the first rows of a whole window's
+    /// table, as MONAI does: those are not their relative positions, but what published weights were trained with.
+    fn bias(&self, length: usize) -> Tensor<B, 4> {
+        let table = self.relative_position_bias_table.val();
+        let index = relative_positions(self.side, length);
+        let index: Tensor<B, 1, Int> = Tensor::from_data(TensorData::new(index, [length * length]), &table.device());
+        table.select(0, index).transpose().reshape([1, self.heads, length, length])
+    }
+}
+
+/// Row of the table for each pair of the first `length` voxels of a cube of `side`.
+fn relative_positions(side: usize, length: usize) -> Vec<i64> {
+    let place = |i: usize| unravel(i, [side; 3]);
+    let row = |i: usize, j: usize| {
+        let [a, b, c] = [0, 1, 2].map(|axis| place(i)[axis] + side - 1 - place(j)[axis]);
+        let span = 2 * side - 1;
+        ((a * span + b) * span + c) as i64
+    };
+    (0..length).flat_map(|i| (0..length).map(move |j| row(i, j))).collect()
+}
+
+/// Scores `[W, H, L, L]`, those between different regions lowered by 100, as published.
+fn mask<B: Backend>(scores: Tensor<B, 4>, windows: Windows, size: [usize; 3]) -> Tensor<B, 4> {
+    let [count, heads, length, _] = scores.dims();
+    let (per_sample, regions) = windows.regions(size);
+    let regions: Tensor<B, 2> = Tensor::from_data(TensorData::new(regions, [per_sample, length]), &scores.device());
+    let columns = regions.clone().reshape([1, per_sample, 1, 1, length]).expand([1, per_sample, 1, length, length]);
+    let apart = regions.reshape([1, per_sample, 1, length, 1]).expand([1, per_sample, 1, length, length]).not_equal(columns);
+    let lowered = apart.float().cast(scores.dtype()) * -100.0;
+    (scores.reshape([count / per_sample, per_sample, heads, length, length]) + lowered).reshape([count, heads, length, length])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::backend::Flex;
+
+    fn numbered(shape: [usize; 5]) -> Tensor<Flex, 5> {
+        let count: usize = shape.iter().product();
+        Tensor::from_data(TensorData::new((1..=count).map(|i| i as f32).collect::<Vec<_>>(), shape), &Default::default())
+    }
+
+    #[test]
+    fn windows_are_put_together_as_they_were_taken_apart() {
+        for (side, size) in [(2, [4, 4, 4]), (3, [4, 5, 2]), (7, [2, 2, 1]), (3, [9, 4, 7])] {
+            let windows = Windows::new(side, size);
+            let [d, h, w] = size;
+            let x = numbered([2, d, h, w, 3]);
+            for windows in [windows, windows.unshifted()] {
+                let parts = windows.partition(x.clone());
+                assert_eq!(parts.dims()[1], windows.sides.iter().product::<usize>());
+                assert_eq!(windows.reverse(parts, x.dims()).to_data(), x.to_data(), "{windows:?} on {size:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_holds_its_box_after_the_shift() {
+        let windows = Windows { sides: [2, 1, 1], shift: [1, 0, 0] };
+        // Voxels 1 2 3 4 along the first axis become (2 3) (4 1).
+        let parts = windows.partition(numbered([1, 4, 1, 1, 1]));
+        assert_eq!(parts.to_data().to_vec::<f32>().unwrap(), [2.0, 3.0, 4.0, 1.0]);
+        assert_eq!(windows.regions([4, 1, 1]), (2, vec![0.0, 0.0, 9.0, 18.0]));
+    }
+
+    #[test]
+    fn relative_positions_are_those_of_the_two_voxels() {
+        // A cube of side 2: the table has 27 rows, the centre is no offset.
+        let index = relative_positions(2, 8);
+        assert!((0..8).all(|i| index[i * 8 + i] == 13));
+        assert_eq!((index[1], index[8], index[7], index[56]), (12, 14, 0, 26));
+        assert_eq!(relative_positions(2, 3), [13, 12, 10, 14, 13, 11, 16, 15, 13]);
+    }
+}
