@@ -103,7 +103,7 @@ impl<const P: usize, const V: usize> Kernel for GatherTiles<'_, P, V> {
     }
 }
 
-/// `out[o][part] += sum over positions of dy[position][o] * source[window + part ..][0..8]`.
+/// `out[o][part] (+)= sum over positions of dy[position][o] * source[window + part ..][0..8]`.
 pub struct Correlate<'a> {
     /// Channels-last input.
     pub source: &'a [f32],
@@ -116,6 +116,8 @@ pub struct Correlate<'a> {
     pub channels: usize,
     /// Offsets of vectors inside a window.
     pub parts: &'a [usize; Correlate::VECTORS],
+    /// Whether `out` holds nothing yet.
+    pub start: bool,
     /// `[o][out_stride]`, each with `8 * VECTORS` sums at its start.
     pub out: &'a mut [f32],
     pub out_stride: usize,
@@ -151,7 +153,7 @@ struct CorrelateTile<'a, const M: usize>(Correlate<'a>);
 impl<const M: usize> Kernel for CorrelateTile<'_, M> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let Correlate { source, windows, dy, row_len, parts, out, out_stride, .. } = self.0;
+        let Correlate { source, windows, dy, row_len, parts, start, out, out_stride, .. } = self.0;
         let parts = *parts;
         // SAFETY: `Correlate::run` checked every window, part, row and sum.
         unsafe {
@@ -171,7 +173,7 @@ impl<const M: usize> Kernel for CorrelateTile<'_, M> {
             for (v, sums) in sums.into_iter().enumerate() {
                 for (m, sum) in sums.into_iter().enumerate() {
                     let to = out.as_mut_ptr().add(m * out_stride + v * LANES);
-                    L::store(to, L::add(L::load(to), sum));
+                    L::store(to, if start { sum } else { L::add(L::load(to), sum) });
                 }
             }
         }
