@@ -31,15 +31,13 @@ fn channel_blocks(channels: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..total).step_by(2).map(move |first| (first, (total - first).min(2)))
 }
 
-/// One phase: the kernel taps that its output positions use.
+/// One phase: the kernel taps that its output positions use. Every tap belongs to one phase.
 struct Part {
-    /// Kernel indices in the order of the packed weights.
-    taps: Vec<usize>,
+    /// In [`Plan::taps`].
+    taps: Range<usize>,
     /// Offsets of the contiguous runs in a channel block of a packed image.
     runs: Vec<usize>,
     run_len: usize,
-    /// Where the packed weights start.
-    weights: usize,
 }
 
 /// A pointer into the output that tasks write disjoint parts of.
@@ -61,6 +59,8 @@ struct Plan<'a> {
     packing: Packing,
     axes: [Axis; 3],
     parts: Vec<Part>,
+    /// Kernel indices in the order of the packed weights.
+    taps: Vec<usize>,
     channels_out: usize,
     weight: &'a [f32],
     strides: WeightStrides,
@@ -76,12 +76,11 @@ impl<'a> Plan<'a> {
         strides: WeightStrides,
     ) -> Self {
         let [channels_in, channels_out] = channels;
-        let most_taps: usize = axes.iter().map(|axis| axis.taps.iter().map(Vec::len).max().unwrap_or(1)).product();
-        let packing = Packing::new(channels_in, (DEPTH / most_taps.max(1)).max(LANES), size, &axes);
+        let most_channels = (DEPTH / kernel.iter().product::<usize>()).max(LANES);
+        let packing = Packing::new(channels_in, most_channels, size, &axes);
         let [plane, row, _] = packing.strides();
         let phases = |a: usize| axes[a].taps.len();
-        let mut parts = Vec::new();
-        let mut weights = 0;
+        let (mut parts, mut taps) = (Vec::new(), Vec::new());
         for phase in 0..phases(0) * phases(1) * phases(2) {
             let [d, h, w] = [
                 &axes[0].taps[phase / phases(2) / phases(1)],
@@ -89,14 +88,12 @@ impl<'a> Plan<'a> {
                 &axes[2].taps[phase % phases(2)],
             ];
             let rows: Vec<_> = d.iter().flat_map(|d| h.iter().map(move |h| (d, h))).filter(|_| !w.is_empty()).collect();
-            let taps: Vec<_> =
-                rows.iter().flat_map(|(d, h)| w.iter().map(move |w| (d.1 * kernel[1] + h.1) * kernel[2] + w.1)).collect();
             let runs = rows.iter().map(|(d, h)| d.0 * plane + h.0 * row).collect();
-            let len = taps.len() * packing.block * packing.blocks() * channels_out.next_multiple_of(LANES);
-            parts.push(Part { taps, runs, run_len: w.len() * packing.block, weights });
-            weights += len;
+            let first = taps.len();
+            taps.extend(rows.iter().flat_map(|(d, h)| w.iter().map(move |w| (d.1 * kernel[1] + h.1) * kernel[2] + w.1)));
+            parts.push(Part { taps: first..taps.len(), runs, run_len: w.len() * packing.block });
         }
-        Plan { packing, axes, parts, channels_out, weight, strides }
+        Plan { packing, axes, parts, taps, channels_out, weight, strides }
     }
 
     fn out_size(&self) -> [usize; 3] {
@@ -115,7 +112,7 @@ impl<'a> Plan<'a> {
         let len = batch * self.channels_out * volume;
         let mut out: Vec<f32> = Vec::with_capacity(len);
         let deep = group.min(batch) * volume <= DEEP_POSITIONS && self.channels_out >= DEEP_CHANNELS;
-        let weights_len = if deep { 0 } else { self.parts.iter().map(|part| self.part_len(part)).sum() };
+        let weights_len = if deep { 0 } else { start.len() * self.depth() * self.packing.blocks() };
         with_scratch(weights_len, |weights| {
             if !deep {
                 self.pack_weights(isa, weights);
@@ -148,43 +145,29 @@ impl<'a> Plan<'a> {
         out
     }
 
-    /// Depth of one channel block of the input.
-    fn depth(&self, part: &Part) -> usize {
-        part.taps.len() * self.packing.block
+    /// Products per output value and channel block of the input, over all phases.
+    fn depth(&self) -> usize {
+        self.taps.len() * self.packing.block
     }
 
-    /// Packed weights of a part.
-    fn part_len(&self, part: &Part) -> usize {
-        self.depth(part) * self.packing.blocks() * self.channels_out.next_multiple_of(LANES)
-    }
-
-    /// Packs all weights as `[part][block of output channels][block of input channels][tap][input channel][output channel]`.
+    /// Packs all weights as `[block of output channels][block of input channels][tap][input channel][output channel]`.
     fn pack_weights(&self, isa: Isa, to: &mut [f32]) {
         let mut rest = to;
         let mut blocks = Vec::new();
-        for part in &self.parts {
-            for (first, vectors) in channel_blocks(self.channels_out) {
-                for block in 0..self.packing.blocks() {
-                    let (here, after) = rest.split_at_mut(self.depth(part) * vectors * LANES);
-                    blocks.push((part, first * LANES, vectors, block, here));
-                    rest = after;
-                }
+        for (first, vectors) in channel_blocks(self.channels_out) {
+            for block in 0..self.packing.blocks() {
+                let (here, after) = rest.split_at_mut(self.depth() * vectors * LANES);
+                blocks.push((first * LANES, vectors * LANES, block, here));
+                rest = after;
             }
         }
-        blocks.into_par_iter().for_each(|(part, first, vectors, block, to)| self.pack_block(isa, part, first, vectors, block, to));
+        blocks.into_par_iter().for_each(|(first, width, block, to)| self.pack_block(isa, first, width, block, to));
     }
 
-    fn pack_block(&self, isa: Isa, part: &Part, first: usize, vectors: usize, block: usize, to: &mut [f32]) {
-        let block = WeightBlock {
-            weight: self.weight,
-            strides: self.strides,
-            outputs: first..(first + vectors * LANES).min(self.channels_out),
-            width: vectors * LANES,
-            inputs: self.packing.block_channels(block),
-            depth: self.packing.block,
-            taps: &part.taps,
-        };
-        block.pack(isa, to);
+    fn pack_block(&self, isa: Isa, first: usize, width: usize, block: usize, to: &mut [f32]) {
+        let outputs = first..(first + width).min(self.channels_out);
+        let (inputs, depth) = (self.packing.block_channels(block), self.packing.block);
+        WeightBlock { weight: self.weight, strides: self.strides, outputs, width, inputs, depth, taps: &self.taps }.pack(isa, to);
     }
 
     /// Computes `channels` at the output positions `range`, counted through the images of the group.
@@ -207,36 +190,33 @@ impl<'a> Plan<'a> {
         let cells = self.cells(range.clone());
         let row_len = channels.len().next_multiple_of(LANES);
         with_scratch(range.len() * row_len, |out| {
-            for (part, cells) in self.parts.iter().zip(&cells).filter(|(_, cells)| !cells.is_empty()) {
-                let depth = self.depth(part);
-                for block in 0..self.packing.blocks() {
-                    for (first, vectors) in channel_blocks(channels.len()) {
-                        let (first, width) = (first * LANES, vectors * LANES);
-                        let mut product = |weights: &[f32]| {
+            for block in 0..self.packing.blocks() {
+                for (first, vectors) in channel_blocks(channels.len()) {
+                    let (first, width) = (first * LANES, vectors * LANES);
+                    let mut product = |weights: &[f32]| {
+                        for (part, cells) in self.parts.iter().zip(&cells) {
                             let gather = Gather {
                                 source: &packed[block * self.packing.block_len()..],
                                 cells,
                                 runs: &part.runs,
                                 run_len: part.run_len,
-                                weights,
+                                weights: &weights[part.taps.start * self.packing.block * width..],
+                                // A phase without taps still gets its start values.
                                 start: (block == 0).then(|| &start[channels.start + first..]),
                                 vectors,
                                 row_len,
                                 out: &mut out[first..],
                             };
                             gather.run(isa);
-                        };
-                        let first = channels.start + first;
-                        match weights {
-                            Some(all) => {
-                                let at = part.weights + first * depth * self.packing.blocks() + block * depth * width;
-                                product(&all[at..][..depth * width]);
-                            }
-                            None => with_scratch(depth * width, |weights| {
-                                self.pack_block(isa, part, first, vectors, block, weights);
-                                product(weights);
-                            }),
                         }
+                    };
+                    let (first, len) = (channels.start + first, self.depth() * width);
+                    match weights {
+                        Some(all) => product(&all[first * self.depth() * self.packing.blocks() + block * len..][..len]),
+                        None => with_scratch(len, |weights| {
+                            self.pack_block(isa, first, width, block, weights);
+                            product(weights);
+                        }),
                     }
                 }
             }

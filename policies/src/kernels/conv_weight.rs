@@ -12,12 +12,11 @@ use rayon::prelude::*;
 const BLOCK: usize = 96;
 /// Input channels that are packed together, for the same reason.
 const CHANNELS: usize = 64;
-/// Output channels of a block of sums.
-const PAIR: usize = 2;
 /// Most partial sums, in values, that are kept at the same time (8 MiB).
 const PARTIAL: usize = 2 << 20;
 /// Tasks wanted for one group of images.
 const TASKS: usize = 16;
+const PAIR: usize = Correlate::PAIR;
 
 /// Gradient of [`forward`](super::conv::forward) with respect to its weight, `[O, I, KD, KH, KW]`.
 ///
@@ -51,29 +50,31 @@ pub fn weight_gradient(isa: Isa, x: Volumes, dy: Volumes, window: Window) -> Vec
     let volume: usize = out.iter().product();
     let (image, dy_image) = (packing.source_len(), channels_out * volume);
     let group = packing.group().min(batch);
-    let chunks = (group * volume / BLOCK).clamp(1, TASKS).min((PARTIAL / (channels_out * row)).max(1));
-    let channels_per_task = channels_out.div_ceil(TASKS / chunks).next_multiple_of(PAIR).min(channels_out);
+    // An odd last channel gets a partner that nobody reads.
+    let channels_summed = channels_out.next_multiple_of(PAIR);
+    let chunks = (group * volume / BLOCK).clamp(1, TASKS).min((PARTIAL / (channels_summed * row)).max(1));
+    let channels_per_task = channels_summed.div_ceil(TASKS / chunks).next_multiple_of(PAIR);
 
-    with_scratch(chunks * channels_out * row, |sums| {
+    with_scratch(chunks * channels_summed * row, |sums| {
         for first in (0..batch).step_by(group) {
             let images = group.min(batch - first);
             let (positions, packed_len) = (images * volume, images * packing.image_len());
             let pair_len = positions * PAIR;
             with_scratch(packed_len + LANES, |packed| {
-                with_scratch(channels_out.div_ceil(PAIR) * pair_len, |pairs| {
+                with_scratch(channels_out.div_ceil(PAIR) * pair_len, |pairs_dy| {
                     packing.pack(isa, &x[first * image..(first + images) * image], &mut packed[..packed_len]);
                     // Vectors may reach beyond the last run, into lanes that nobody reads.
                     packed[packed_len..].fill(0.0);
                     let dy = &dy[first * dy_image..(first + images) * dy_image];
-                    pairs.par_chunks_mut(pair_len).enumerate().for_each(|(pair, to)| pack_pair(dy, channels_out, volume, pair, to));
-                    let (packed, pairs) = (&*packed, &*pairs);
+                    pairs_dy.par_chunks_mut(pair_len).enumerate().for_each(|(pair, to)| pack_pair(dy, channels_out, volume, pair, to));
+                    let (packed, pairs_dy) = (&*packed, &*pairs_dy);
                     let chunk_len = positions.div_ceil(chunks);
-                    let chunk_sums = sums.par_chunks_mut(channels_out * row).enumerate();
+                    let chunk_sums = sums.par_chunks_mut(channels_summed * row).enumerate();
                     let tasks = chunk_sums.flat_map(|(chunk, sums)| {
                         sums.par_chunks_mut(channels_per_task * row).enumerate().map(move |(part, sums)| (chunk, part, sums))
                     });
                     tasks.for_each(|(chunk, part, sums)| {
-                        let channels = part * channels_per_task..((part + 1) * channels_per_task).min(channels_out);
+                        let (first_pair, pairs) = (part * channels_per_task / PAIR, sums.len() / row / PAIR);
                         let (begin, end) = (chunk * chunk_len, ((chunk + 1) * chunk_len).min(positions));
                         let mut windows = Vec::with_capacity(BLOCK);
                         for start in (begin..end).step_by(BLOCK) {
@@ -81,20 +82,18 @@ pub fn weight_gradient(isa: Isa, x: Volumes, dy: Volumes, window: Window) -> Vec
                             for_each_cell(&packing, &axes, start..(start + BLOCK).min(end), |_, cell| windows.push(cell.source));
                             // The vectors of a block of parts are read again for each pair of channels: the inner loop.
                             for (block, parts) in parts.iter().enumerate() {
-                                for o in channels.clone().step_by(PAIR) {
-                                    let correlate = Correlate {
-                                        source: packed,
-                                        windows: &windows,
-                                        dy: &pairs[o / PAIR * pair_len + start * PAIR..],
-                                        row_len: PAIR,
-                                        channels: PAIR.min(channels.end - o),
-                                        parts,
-                                        start: first == 0 && start == begin,
-                                        out: &mut sums[(o - channels.start) * row + block * Correlate::VECTORS * LANES..],
-                                        out_stride: row,
-                                    };
-                                    correlate.run(isa);
-                                }
+                                let correlate = Correlate {
+                                    source: packed,
+                                    windows: &windows,
+                                    dy: &pairs_dy[first_pair * pair_len + start * PAIR..],
+                                    dy_stride: pair_len,
+                                    pairs,
+                                    parts,
+                                    start: first == 0 && start == begin,
+                                    out: &mut sums[block * Correlate::VECTORS * LANES..],
+                                    out_stride: row,
+                                };
+                                correlate.run(isa);
                             }
                         }
                     });
@@ -105,11 +104,11 @@ pub fn weight_gradient(isa: Isa, x: Volumes, dy: Volumes, window: Window) -> Vec
         let taps: usize = kernel.iter().product();
         let len = channels_out * channels_in * taps;
         let mut gradient = Vec::with_capacity(len);
-        let (total, others) = sums.split_at_mut(channels_out * row);
+        let (total, others) = sums.split_at_mut(channels_summed * row);
         let others = &*others;
         let rows = gradient.spare_capacity_mut()[..len].par_chunks_mut(channels_in * taps).zip(total.par_chunks_mut(row));
         rows.enumerate().for_each(|(o, (gradient, total))| {
-            for chunk in others.chunks_exact(channels_out * row) {
+            for chunk in others.chunks_exact(channels_summed * row) {
                 for (total, value) in total.iter_mut().zip(&chunk[o * row..]) {
                     *total += value;
                 }

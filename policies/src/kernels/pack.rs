@@ -29,8 +29,8 @@ impl Kernel for Pack<'_> {
     unsafe fn run<L: Lanes>(self) {
         let Pack { from, channels, channel_stride, place, to } = self;
         let (whole_channels, whole_places) = (channels / LANES * LANES, place.len() / LANES * LANES);
-        for c in (0..whole_channels).step_by(LANES) {
-            for p in (0..whole_places).step_by(LANES) {
+        for p in (0..whole_places).step_by(LANES) {
+            for c in (0..whole_channels).step_by(LANES) {
                 // SAFETY: `pack_plane` checked that all channels and places lie inside both slices.
                 unsafe {
                     let rows = std::array::from_fn(|i| L::load(from.as_ptr().add((c + i) * channel_stride + p)));

@@ -21,28 +21,23 @@ pub struct WeightBlock<'a> {
     pub inputs: Range<usize>,
     /// Packed input channels, 0 beyond `inputs`.
     pub depth: usize,
-    /// Kernel index of each packed tap.
+    /// Kernel index of each packed tap: all of the kernel, in some order.
     pub taps: &'a [usize],
 }
 
 impl WeightBlock<'_> {
     /// Writes `[tap][input channel][output channel]`.
     pub fn pack(&self, isa: Isa, to: &mut [f32]) {
-        if self.taps.is_empty() {
-            return;
-        }
         let last = |range: &Range<usize>| range.end - 1;
-        let most = self.taps.iter().max().copied().unwrap_or(0);
-        let end = last(&self.outputs) * self.strides.out + last(&self.inputs) * self.strides.input + most + 1;
+        let end = last(&self.outputs) * self.strides.out + last(&self.inputs) * self.strides.input + self.taps.len();
         assert!(self.inputs.len() <= self.depth && self.outputs.len() <= self.width && self.width.is_multiple_of(LANES), "a block's size");
         assert!(end <= self.weight.len(), "WeightBlock reads past the weight");
         assert!(to.len() >= self.taps.len() * self.depth * self.width, "WeightBlock writes past its target");
-        // Where each kernel index goes, if all are used.
-        let mut place = vec![usize::MAX; most + 1];
-        for (packed, &tap) in self.taps.iter().enumerate() {
-            place[tap] = packed;
-        }
-        if place.len() >= LANES && !place.contains(&usize::MAX) {
+        if self.taps.len() >= LANES {
+            let mut place = vec![0; self.taps.len()];
+            for (packed, &tap) in self.taps.iter().enumerate() {
+                place[tap] = packed;
+            }
             // SAFETY: checked above; the instruction set was detected.
             unsafe { dispatch(isa, Transposed { block: self, place: &place, to }) }
         } else {
@@ -71,9 +66,10 @@ impl WeightBlock<'_> {
     }
 }
 
-/// All taps of a kernel of at least 8, eight output channels by eight taps at a time.
+/// A kernel of at least 8 taps, eight output channels by eight taps at a time.
 struct Transposed<'a> {
     block: &'a WeightBlock<'a>,
+    /// Where each kernel index goes.
     place: &'a [usize],
     to: &'a mut [f32],
 }
