@@ -1,7 +1,8 @@
 //! The weight gradient of a 3D convolution on slices.
 
 use super::backend::Window;
-use super::conv::{Axis, Packing, Volumes, for_each_cell};
+use super::geometry::{Axis, Packing, Volumes, for_each_cell};
+use super::pack::transpose;
 use super::scratch::with_scratch;
 use super::simd::{Isa, LANES};
 use super::tile::Correlate;
@@ -9,10 +10,13 @@ use rayon::prelude::*;
 
 /// Positions between two visits of a block of sums: few enough that their inputs stay in the first cache level.
 const BLOCK: usize = 96;
+/// Input channels that are packed together, for the same reason.
+const CHANNELS: usize = 64;
 /// Most partial sums, in values, that are kept at the same time (8 MiB).
 const PARTIAL: usize = 2 << 20;
 /// Tasks wanted for one group of images.
 const TASKS: usize = 16;
+const PAIR: usize = Correlate::PAIR;
 
 /// Gradient of [`forward`](super::conv::forward) with respect to its weight, `[O, I, KD, KH, KW]`.
 ///
@@ -24,16 +28,16 @@ pub fn weight_gradient(isa: Isa, x: Volumes, dy: Volumes, window: Window) -> Vec
     let (x, dy) = (x.values, dy.values);
     let Window { kernel, stride, padding } = window;
     let axes: [Axis; 3] = std::array::from_fn(|a| Axis::forward(size[a], kernel[a], stride[a], padding[a]));
-    let packing = Packing::new(channels_in, size, &axes);
-    let plain = out.map(|n| Axis::forward(n, 1, 1, 0));
-    let dy_packing = Packing::new(channels_out, out, &plain);
+    let packing = Packing::new(channels_in, CHANNELS, size, &axes);
 
-    // A window's values in vectors: every kernel row is a run, whose last vector may reach beyond it.
+    // A window's values in vectors: every kernel row of a channel block is a run, whose last vector may reach beyond it.
     let strides = packing.strides();
-    let run_len = kernel[2] * channels_in;
+    let run_len = kernel[2] * packing.block;
     let vectors_per_run = run_len.div_ceil(LANES);
-    let parts: Vec<usize> = (0..kernel[0] * kernel[1])
-        .map(|row| row / kernel[1] * strides[0] + row % kernel[1] * strides[1])
+    let kernel_rows = kernel[0] * kernel[1];
+    let parts: Vec<usize> = (0..packing.blocks() * kernel_rows)
+        .map(|run| (run / kernel_rows * packing.block_len(), run % kernel_rows))
+        .map(|(block, row)| block + row / kernel[1] * strides[0] + row % kernel[1] * strides[1])
         .flat_map(|run| (0..vectors_per_run).map(move |v| run + v * LANES))
         .collect();
     // Whole blocks of vectors: the last is repeated, and the repetitions are not read.
@@ -43,68 +47,93 @@ pub fn weight_gradient(isa: Isa, x: Volumes, dy: Volumes, window: Window) -> Vec
         (0..blocks).map(|block| std::array::from_fn(|v| part(block * Correlate::VECTORS + v))).collect();
     let row = blocks * Correlate::VECTORS * LANES;
 
-    let (image, dy_image) = (x.len() / batch, dy.len() / batch);
     let volume: usize = out.iter().product();
-    let group = packing.group().min(dy_packing.group());
-    let chunks = (group.min(batch) * volume / BLOCK).clamp(1, TASKS).min((PARTIAL / (channels_out * row)).max(1));
-    let channels_per_task = channels_out.div_ceil(TASKS / chunks).next_multiple_of(4).min(channels_out);
+    let (image, dy_image) = (packing.source_len(), channels_out * volume);
+    let group = packing.group().min(batch);
+    // An odd last channel gets a partner that nobody reads.
+    let channels_summed = channels_out.next_multiple_of(PAIR);
+    let chunks = (group * volume / BLOCK).clamp(1, TASKS).min((PARTIAL / (channels_summed * row)).max(1));
+    let channels_per_task = channels_summed.div_ceil(TASKS / chunks).next_multiple_of(PAIR);
 
-    let mut sums = vec![0.0f32; chunks * channels_out * row];
-    for first in (0..batch).step_by(group) {
-        let images = group.min(batch - first);
-        let packed_len = images * packing.image_len();
-        with_scratch(packed_len + LANES, |packed| {
-            with_scratch(images * dy_packing.image_len(), |dy_packed| {
-                packing.pack(isa, &x[first * image..(first + images) * image], &mut packed[..packed_len]);
-                // Vectors may reach beyond the last run, into lanes that nobody reads.
-                packed[packed_len..].fill(0.0);
-                dy_packing.pack(isa, &dy[first * dy_image..(first + images) * dy_image], dy_packed);
-                let (packed, dy_packed) = (&*packed, &*dy_packed);
-                let positions = images * volume;
-                let chunk_len = positions.div_ceil(chunks);
-                let chunk_sums = sums.par_chunks_mut(channels_out * row).enumerate();
-                let tasks = chunk_sums.flat_map(|(chunk, sums)| {
-                    sums.par_chunks_mut(channels_per_task * row).enumerate().map(move |(part, sums)| (chunk, part, sums))
-                });
-                tasks.for_each(|(chunk, part, sums)| {
-                    let channels = part * channels_per_task..((part + 1) * channels_per_task).min(channels_out);
-                    let end = ((chunk + 1) * chunk_len).min(positions);
-                    let mut windows = Vec::with_capacity(BLOCK);
-                    for start in (chunk * chunk_len..end).step_by(BLOCK) {
-                        windows.clear();
-                        for_each_cell(&packing, &axes, start..(start + BLOCK).min(end), |_, cell| windows.push(cell.source));
-                        // The vectors of a block of parts are read again for each pair of channels: the inner loop.
-                        for (block, parts) in parts.iter().enumerate() {
-                            for o in channels.clone().step_by(2) {
+    with_scratch(chunks * channels_summed * row, |sums| {
+        for first in (0..batch).step_by(group) {
+            let images = group.min(batch - first);
+            let (positions, packed_len) = (images * volume, images * packing.image_len());
+            let pair_len = positions * PAIR;
+            with_scratch(packed_len + LANES, |packed| {
+                with_scratch(channels_out.div_ceil(PAIR) * pair_len, |pairs_dy| {
+                    packing.pack(isa, &x[first * image..(first + images) * image], &mut packed[..packed_len]);
+                    // Vectors may reach beyond the last run, into lanes that nobody reads.
+                    packed[packed_len..].fill(0.0);
+                    let dy = &dy[first * dy_image..(first + images) * dy_image];
+                    pairs_dy.par_chunks_mut(pair_len).enumerate().for_each(|(pair, to)| pack_pair(dy, channels_out, volume, pair, to));
+                    let (packed, pairs_dy) = (&*packed, &*pairs_dy);
+                    let chunk_len = positions.div_ceil(chunks);
+                    let chunk_sums = sums.par_chunks_mut(channels_summed * row).enumerate();
+                    let tasks = chunk_sums.flat_map(|(chunk, sums)| {
+                        sums.par_chunks_mut(channels_per_task * row).enumerate().map(move |(part, sums)| (chunk, part, sums))
+                    });
+                    tasks.for_each(|(chunk, part, sums)| {
+                        let (first_pair, pairs) = (part * channels_per_task / PAIR, sums.len() / row / PAIR);
+                        let (begin, end) = (chunk * chunk_len, ((chunk + 1) * chunk_len).min(positions));
+                        let mut windows = Vec::with_capacity(BLOCK);
+                        for start in (begin..end).step_by(BLOCK) {
+                            windows.clear();
+                            for_each_cell(&packing, &axes, start..(start + BLOCK).min(end), |_, cell| windows.push(cell.source));
+                            // The vectors of a block of parts are read again for each pair of channels: the inner loop.
+                            for (block, parts) in parts.iter().enumerate() {
                                 let correlate = Correlate {
                                     source: packed,
                                     windows: &windows,
-                                    dy: &dy_packed[start * channels_out + o..],
-                                    row_len: channels_out,
-                                    channels: 2.min(channels.end - o),
+                                    dy: &pairs_dy[first_pair * pair_len + start * PAIR..],
+                                    dy_stride: pair_len,
+                                    pairs,
                                     parts,
-                                    out: &mut sums[(o - channels.start) * row + block * Correlate::VECTORS * LANES..],
+                                    start: first == 0 && start == begin,
+                                    out: &mut sums[block * Correlate::VECTORS * LANES..],
                                     out_stride: row,
                                 };
                                 correlate.run(isa);
                             }
                         }
-                    }
+                    });
                 });
             });
-        });
-    }
-
-    let taps: usize = kernel.iter().product();
-    let mut gradient = vec![0.0f32; channels_out * channels_in * taps];
-    gradient.par_chunks_mut(channels_in * taps).enumerate().for_each(|(o, gradient)| {
-        for kernel_row in 0..kernel[0] * kernel[1] {
-            for r in 0..run_len {
-                let at = o * row + kernel_row * vectors_per_run * LANES + r;
-                let sum: f32 = (0..chunks).map(|chunk| sums[chunk * channels_out * row + at]).sum();
-                gradient[r % channels_in * taps + kernel_row * kernel[2] + r / channels_in] = sum;
-            }
         }
-    });
-    gradient
+
+        let taps: usize = kernel.iter().product();
+        let len = channels_out * channels_in * taps;
+        let mut gradient = Vec::with_capacity(len);
+        let (total, others) = sums.split_at_mut(channels_summed * row);
+        let others = &*others;
+        let rows = gradient.spare_capacity_mut()[..len].par_chunks_mut(channels_in * taps).zip(total.par_chunks_mut(row));
+        rows.enumerate().for_each(|(o, (gradient, total))| {
+            for chunk in others.chunks_exact(channels_summed * row) {
+                for (total, value) in total.iter_mut().zip(&chunk[o * row..]) {
+                    *total += value;
+                }
+            }
+            for block in 0..packing.blocks() {
+                let channels = packing.block_channels(block);
+                let sources: Vec<usize> = (0..taps)
+                    .map(|tap| (block * kernel_rows + tap / kernel[2]) * vectors_per_run * LANES + tap % kernel[2] * packing.block)
+                    .collect();
+                transpose(isa, total, &sources, channels.len(), &mut gradient[channels.start * taps..channels.end * taps]);
+            }
+        });
+        // SAFETY: every output channel, input channel and tap was written above.
+        unsafe { gradient.set_len(len) };
+        gradient
+    })
+}
+
+/// Writes a pair of channels of all images as `[position][2]`; a missing second channel is not read.
+fn pack_pair(dy: &[f32], channels: usize, volume: usize, pair: usize, to: &mut [f32]) {
+    let first = pair * PAIR;
+    for (dy, to) in dy.chunks_exact(channels * volume).zip(to.chunks_exact_mut(volume * PAIR)) {
+        let (a, b) = (&dy[first * volume..], &dy[(first + 1).min(channels - 1) * volume..]);
+        for ((to, a), b) in to.chunks_exact_mut(PAIR).zip(a).zip(b) {
+            to.copy_from_slice(&[*a, *b]);
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Burn's CPU backend: our own code for `f32`, Burn's operations for other element types.
 
 use super::backend::{KernelBackend, NormAct, NormActGrads, Window};
-use super::conv::{self, Volumes};
+use super::conv;
+use super::geometry::{Dims, Volumes};
 use super::conv_weight::weight_gradient;
 use super::simd::Isa;
 use super::{fallback, norm, pool};
@@ -36,7 +37,7 @@ impl KernelBackend for Flex {
         let Some([Some(weight_f32), Some(dy_f32)]) = f32_inputs([Some(&weight), Some(&dy)]) else {
             return Self::conv3d_x_backward(x, weight, dy, window.conv_options());
         };
-        let dims: conv::Dims = x.shape().dims();
+        let dims: Dims = x.shape().dims();
         let [_, _, size @ ..] = dims;
         flex(conv::input_gradient(Isa::detect(), volumes(&dy_f32), volumes(&weight_f32), None, size, window), dims)
     }

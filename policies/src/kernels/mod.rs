@@ -10,9 +10,9 @@
 //! | `backend.rs`, `fallback.rs` | the trait; its methods from Burn's operations |
 //! | `flex.rs`, `autodiff.rs` | the CPU's implementation; the backward nodes |
 //! | `norm.rs`, `pool.rs` | group norm + residual + activation, max pooling |
-//! | `conv.rs`, `conv_weight.rs` | convolution on slices: geometry, work split, packing of weights |
+//! | `conv.rs`, `conv_weight.rs`, `geometry.rs` | convolution on slices: work split; what each output position reads |
 //! | `tile.rs`, `simd.rs` | the inner loops, generic over the instruction set |
-//! | `pack.rs`, `scratch.rs` | channels-last copies, reused buffers |
+//! | `pack.rs`, `pack_weight.rs`, `scratch.rs` | channels-last copies, packed weights, reused buffers |
 //!
 //! Shapes: N batch, C / I / O channels, D, H, W = the volume's x, y, z (W is contiguous).
 
@@ -22,8 +22,10 @@ mod conv;
 mod conv_weight;
 mod fallback;
 mod flex;
+mod geometry;
 mod norm;
 mod pack;
+mod pack_weight;
 mod pool;
 mod scratch;
 mod simd;

@@ -3,7 +3,7 @@
 //! One task per sample and group, whose values are contiguous. Plain loops, compiled for each instruction set.
 
 use super::backend::NormAct;
-use super::conv::{Dims, Volumes};
+use super::geometry::{Dims, Volumes};
 use super::simd::{Isa, Kernel, Lanes, dispatch};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;

@@ -1,6 +1,7 @@
 //! Between Burn's layout, channels first, and the layout of the convolution's inner loops, channels last with zeros around.
 
 use super::simd::{Isa, Kernel, LANES, Lanes, dispatch};
+use std::mem::MaybeUninit;
 
 /// Writes one plane of an image channels last: value `p` of channel `c` goes to `to[place[p] + c]`.
 ///
@@ -28,8 +29,8 @@ impl Kernel for Pack<'_> {
     unsafe fn run<L: Lanes>(self) {
         let Pack { from, channels, channel_stride, place, to } = self;
         let (whole_channels, whole_places) = (channels / LANES * LANES, place.len() / LANES * LANES);
-        for c in (0..whole_channels).step_by(LANES) {
-            for p in (0..whole_places).step_by(LANES) {
+        for p in (0..whole_places).step_by(LANES) {
+            for c in (0..whole_channels).step_by(LANES) {
                 // SAFETY: `pack_plane` checked that all channels and places lie inside both slices.
                 unsafe {
                     let rows = std::array::from_fn(|i| L::load(from.as_ptr().add((c + i) * channel_stride + p)));
@@ -93,6 +94,49 @@ impl Kernel for Unpack<'_> {
             for (c, value) in from[p * row..][..channels].iter().enumerate() {
                 // SAFETY: the caller's target holds every channel and position.
                 unsafe { to.add(c * channel_stride + p).write(*value) };
+            }
+        }
+    }
+}
+
+/// Writes the transposed of rows of `columns` values that start at `from[sources[..]]`: `to[column * rows + row]`.
+pub fn transpose(isa: Isa, from: &[f32], sources: &[usize], columns: usize, to: &mut [MaybeUninit<f32>]) {
+    assert!(sources.iter().all(|source| source + columns <= from.len()), "transpose reads past its source");
+    assert!(to.len() >= sources.len() * columns, "transpose writes past its target");
+    if sources.len() >= LANES && columns >= LANES {
+        // SAFETY: checked above; the instruction set was detected.
+        unsafe { dispatch(isa, Transpose { from, sources, columns, to }) }
+    } else {
+        for (row, source) in sources.iter().enumerate() {
+            for column in 0..columns {
+                to[column * sources.len() + row].write(from[source + column]);
+            }
+        }
+    }
+}
+
+struct Transpose<'a> {
+    from: &'a [f32],
+    sources: &'a [usize],
+    columns: usize,
+    to: &'a mut [MaybeUninit<f32>],
+}
+
+impl Kernel for Transpose<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let Transpose { from, sources, columns, to } = self;
+        let rows = sources.len();
+        // The last eight overlap those before.
+        for column in (0..columns).step_by(LANES).map(|column| column.min(columns - LANES)) {
+            for row in (0..rows).step_by(LANES).map(|row| row.min(rows - LANES)) {
+                // SAFETY: `transpose` checked every row and the target.
+                unsafe {
+                    let block = L::transpose(std::array::from_fn(|i| L::load(from.as_ptr().add(sources[row + i] + column))));
+                    for (i, values) in block.into_iter().enumerate() {
+                        L::store(to.as_mut_ptr().cast::<f32>().add((column + i) * rows + row), values);
+                    }
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Max pooling and its gradient on slices, one task per sample and channel.
 
 use super::backend::Window;
-use super::conv::Volumes;
+use super::geometry::Volumes;
 use rayon::prelude::*;
 
 /// See [`max_pool3d`](super::max_pool3d).

@@ -3,8 +3,8 @@
 
 use std::cell::RefCell;
 
-/// Longer buffers go back to the system (64 MiB).
-const KEEP: usize = (64 << 20) / size_of::<Line>();
+/// Longer buffers go back to the system (128 MiB: a 96x96x64 window of 48 channels stays).
+const KEEP: usize = (128 << 20) / size_of::<Line>();
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]

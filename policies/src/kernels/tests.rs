@@ -2,7 +2,8 @@
 //! numbers of threads.
 
 use super::backend::Window;
-use super::conv::{self, Dims, Volumes};
+use super::conv;
+use super::geometry::{Dims, Volumes};
 use super::conv_weight::weight_gradient;
 use super::simd::Isa;
 use super::*;

@@ -103,20 +103,22 @@ impl<const P: usize, const V: usize> Kernel for GatherTiles<'_, P, V> {
     }
 }
 
-/// `out[o][part] += sum over positions of dy[position][o] * source[window + part ..][0..8]`.
+/// `out[o][part] (+)= sum over positions of dy[position][o] * source[window + part ..][0..8]`, for pairs of output channels.
 pub struct Correlate<'a> {
     /// Channels-last input.
     pub source: &'a [f32],
     /// Offset of each position's window.
     pub windows: &'a [usize],
-    /// Channels-last output gradient, `[position][row_len]`, starting at this block's first output channel.
+    /// Output gradient, `[position][2]` for each pair of output channels.
     pub dy: &'a [f32],
-    pub row_len: usize,
-    /// Output channels of this block: 1 or 2.
-    pub channels: usize,
+    /// Values of `dy` from one pair to the next.
+    pub dy_stride: usize,
+    pub pairs: usize,
     /// Offsets of vectors inside a window.
     pub parts: &'a [usize; Correlate::VECTORS],
-    /// `[o][out_stride]`, each with `8 * VECTORS` sums at its start.
+    /// Whether `out` holds nothing yet.
+    pub start: bool,
+    /// `[pair][2][out_stride]`, each with `8 * VECTORS` sums at its start.
     pub out: &'a mut [f32],
     pub out_stride: usize,
 }
@@ -124,54 +126,51 @@ pub struct Correlate<'a> {
 impl Correlate<'_> {
     /// Vectors in one block: with two channels, 12 sums, 2 gradients and an input fit the 16 registers.
     pub const VECTORS: usize = 6;
+    /// Channels in one block.
+    pub const PAIR: usize = 2;
 
     /// Adds the products.
     pub fn run(self, isa: Isa) {
         let last_window = self.windows.iter().max().map_or(0, |window| window + LANES);
         let last_part = self.parts.iter().max().copied().unwrap_or(0);
-        let count = self.windows.len();
+        let last_pair = self.pairs.checked_sub(1).expect("Correlate without channels");
         assert!(last_window + last_part <= self.source.len(), "Correlate reads past its source");
-        assert!(count == 0 || (count - 1) * self.row_len + self.channels <= self.dy.len(), "Correlate reads past dy");
-        let sums = (self.channels - 1) * self.out_stride + Self::VECTORS * LANES;
+        assert!(last_pair * self.dy_stride + self.windows.len() * Self::PAIR <= self.dy.len(), "Correlate reads past dy");
+        let sums = (2 * last_pair + 1) * self.out_stride + Self::VECTORS * LANES;
         assert!(self.out.len() >= sums, "Correlate writes past its block");
         // SAFETY: all offsets are checked above; the instruction set was detected.
-        unsafe {
-            match self.channels {
-                1 => dispatch(isa, CorrelateTile::<1>(self)),
-                2 => dispatch(isa, CorrelateTile::<2>(self)),
-                n => unreachable!("blocks have 1 or 2 channels, not {n}"),
-            }
-        }
+        unsafe { dispatch(isa, CorrelateTiles(self)) }
     }
 }
 
-/// `M` output channels by `VECTORS` vectors, summed over all positions.
-struct CorrelateTile<'a, const M: usize>(Correlate<'a>);
+/// Tiles of two output channels by `VECTORS` vectors, each summed over all positions.
+struct CorrelateTiles<'a>(Correlate<'a>);
 
-impl<const M: usize> Kernel for CorrelateTile<'_, M> {
+impl Kernel for CorrelateTiles<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let Correlate { source, windows, dy, row_len, parts, out, out_stride, .. } = self.0;
+        let Correlate { source, windows, dy, dy_stride, pairs, parts, start, out, out_stride } = self.0;
         let parts = *parts;
-        // SAFETY: `Correlate::run` checked every window, part, row and sum.
-        unsafe {
-            let mut sums = [[L::zero(); M]; Correlate::VECTORS];
-            let mut row = dy.as_ptr();
-            for &window in windows {
-                let window = source.as_ptr().add(window);
-                let gradients: [L::V; M] = std::array::from_fn(|m| L::splat(row.add(m)));
-                for (part, sums) in parts.into_iter().zip(&mut sums) {
-                    let x = L::load(window.add(part));
-                    for (gradient, sum) in gradients.iter().zip(sums) {
-                        *sum = L::mul_add(*gradient, x, *sum);
+        for pair in 0..pairs {
+            // SAFETY: `Correlate::run` checked every window, part, pair and sum.
+            unsafe {
+                let mut sums = [[L::zero(); Correlate::PAIR]; Correlate::VECTORS];
+                let dy = dy.as_ptr().add(pair * dy_stride);
+                for (position, &window) in windows.iter().enumerate() {
+                    let window = source.as_ptr().add(window);
+                    let gradients: [L::V; Correlate::PAIR] = std::array::from_fn(|m| L::splat(dy.add(position * Correlate::PAIR + m)));
+                    for (part, sums) in parts.into_iter().zip(&mut sums) {
+                        let x = L::load(window.add(part));
+                        for (gradient, sum) in gradients.iter().zip(sums) {
+                            *sum = L::mul_add(*gradient, x, *sum);
+                        }
                     }
                 }
-                row = row.wrapping_add(row_len);
-            }
-            for (v, sums) in sums.into_iter().enumerate() {
-                for (m, sum) in sums.into_iter().enumerate() {
-                    let to = out.as_mut_ptr().add(m * out_stride + v * LANES);
-                    L::store(to, L::add(L::load(to), sum));
+                for (v, sums) in sums.into_iter().enumerate() {
+                    for (m, sum) in sums.into_iter().enumerate() {
+                        let to = out.as_mut_ptr().add((pair * Correlate::PAIR + m) * out_stride + v * LANES);
+                        L::store(to, if start { sum } else { L::add(L::load(to), sum) });
+                    }
                 }
             }
         }
