@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::support::World;
 
-const VERBS: [&str; 18] = [
+const VERBS: [&str; 22] = [
     "",
     "demo",
     "train",

@@ -2,8 +2,8 @@
 
 use super::backend::{KernelBackend, NormAct, NormActGrads, Window};
 use super::conv;
-use super::geometry::{Dims, Volumes};
 use super::conv_weight::weight_gradient;
+use super::geometry::{Dims, Volumes};
 use super::simd::Isa;
 use super::{fallback, norm, pool};
 use burn::backend::Flex;

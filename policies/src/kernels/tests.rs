@@ -3,8 +3,8 @@
 
 use super::backend::Window;
 use super::conv;
-use super::geometry::{Dims, Volumes};
 use super::conv_weight::weight_gradient;
+use super::geometry::{Dims, Volumes};
 use super::simd::Isa;
 use super::*;
 use burn::backend::{Autodiff, Flex};
