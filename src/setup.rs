@@ -175,8 +175,9 @@ pub fn input_hashes(split: &Split) -> Result<BTreeMap<String, String>> {
     let files: Vec<&PathBuf> =
         split.train.iter().chain(&split.validation).flat_map(|c| std::iter::once(&c.image).chain(&c.label)).collect();
     let hash = |path: &&PathBuf| {
-        let bytes = std::fs::read(path).map_err(|e| panscreen_envs::Error::io(path, e))?;
-        Ok((path.display().to_string(), blake3::hash(&bytes).to_hex().to_string()))
+        let mut hasher = blake3::Hasher::new();
+        panscreen_envs::io::hash(path, &mut hasher)?;
+        Ok((path.display().to_string(), hasher.finalize().to_hex().to_string()))
     };
     files.par_iter().map(hash).collect()
 }

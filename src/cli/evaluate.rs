@@ -16,7 +16,7 @@ use crate::evaluate::{Judged, evaluate_folders};
 /// whose prediction can't be used; a prediction that marks nothing is a prediction.
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
-    /// Predicted masks (`.nii`, `.nii.gz`), every value but 0 a lesion.
+    /// Predicted masks (NIfTI, NRRD, MetaImage, DICOM SEG), every value but 0 a lesion.
     #[arg(long, value_name = "DIR")]
     pred: PathBuf,
     /// Reference masks.

@@ -21,7 +21,7 @@ use crate::setup;
 /// on; the exit code is then 1.
 #[derive(Debug, Args)]
 pub struct ScreenArgs {
-    /// Scans and folders of scans (`.nii`, `.nii.gz`), and overrides such as `screen.overlap=0.25`.
+    /// Scans (NIfTI, DICOM series, NRRD, MetaImage), folders of scans, and overrides such as `screen.overlap=0.25`.
     #[arg(value_name = "INPUT|KEY=VALUE", required_unless_present = "from_probabilities")]
     inputs: Vec<String>,
     /// Run folder with the trained networks.

@@ -32,13 +32,13 @@ pub struct Evaluation {
     pub without_reference: Vec<String>,
 }
 
-/// Judge every reference of `reference` (`.nii`, `.nii.gz`) by the file of the same name in `predicted`. `lesion`: which reference values are lesions;
+/// Judge every reference of `reference` by the file of the same name in `predicted`. `lesion`: which reference values are lesions;
 /// in a prediction every value but 0 is.
 pub fn evaluate_folders(predicted: &Path, reference: &Path, lesion: &LesionClasses, done: impl Fn(&str) + Sync) -> Result<Evaluation> {
     let references = masks_in(reference)?;
     let predictions = masks_in(predicted)?;
     if references.is_empty() {
-        return Err(Error::file(reference, "no .nii or .nii.gz file", "reference masks", "check the path"));
+        return Err(Error::file(reference, "no label map (NIfTI, NRRD, MetaImage, DICOM SEG)", "reference masks", "check the path"));
     }
     let cases: Vec<CaseReport> = references
         .par_iter()
@@ -62,7 +62,7 @@ fn judge(name: &str, predicted: Option<&PathBuf>, reference: &Path, lesion: &Les
     let geometry = &truth.geometry;
     let lost = || LesionMatch::without_prediction(&Runs::of(&mask, truth.shape()), geometry.voxel_ml(), Matching::default());
     let Some(path) = predicted else { return Ok(Judged::Missing { matched: lost() }) };
-    let usable = io::open_labels(path).and_then(|p| same_grid(name, &p, &truth).map(|()| p));
+    let usable = io::read_labels(path, Some(geometry)).map(|p| p.item).and_then(|p| same_grid(name, &p, &truth).map(|()| p));
     match usable {
         Ok(p) => {
             let mut score = CaseScore::of(&Pair::new(name, &mask, &p.data, truth.shape(), geometry.spacing_mm())?);
@@ -96,7 +96,7 @@ fn masks_in(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
     for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))? {
         let path = entry.map_err(|e| Error::io(dir, e))?.path();
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if let Some(name) = file.strip_suffix(".nii.gz").or(file.strip_suffix(".nii")) {
+        if let Some(name) = io::stem(&file) {
             found.insert(name.to_owned(), path);
         }
     }

@@ -13,7 +13,7 @@ use panscreen_envs::io::{self, write_atomic, write_labels, write_probability};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{CaseResult, Lesion, Model, ScreenSettings, Screened, case_name, lesions, picture, screen_case};
+use super::{CaseResult, Lesion, Model, ScreenSettings, Screened, lesions, picture, screen_case};
 use crate::backend::TrainBackend;
 use crate::config::ScreenConfig;
 use crate::error::{Error, Result};
@@ -91,8 +91,8 @@ pub struct BatchSummary {
     pub seconds: f64,
 }
 
-/// Scans of `paths`: files as they are, and of folders every `.nii` and `.nii.gz` in them by name. A folder without one is an error; a file
-/// that isn't there is that case's failure, later.
+/// Scans of `paths`: files and DICOM folders as they are, and of other folders every scan in them. A folder without one is an error; a file that
+/// isn't there is that case's failure, later.
 pub fn inputs(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for path in paths {
@@ -100,21 +100,13 @@ pub fn inputs(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
             found.push(path.clone());
             continue;
         }
-        let entries = std::fs::read_dir(path).map_err(|e| DataError::io(path, e))?;
-        let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| is_scan(p)).collect();
-        if files.is_empty() {
-            return Err(DataError::file(path, "no .nii or .nii.gz file", "a folder of scans", "check the path").into());
+        let scans = io::scans_in(path)?;
+        if scans.is_empty() {
+            return Err(DataError::file(path, "no scan (NIfTI, DICOM, NRRD or MetaImage)", "a folder of scans", "check the path").into());
         }
-        files.sort();
-        found.extend(files);
+        found.extend(scans);
     }
     Ok(found)
-}
-
-/// Not what macOS leaves beside files on foreign disks (`._NAME`), nor a file being written.
-fn is_scan(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    !name.starts_with('.') && (name.ends_with(".nii") || name.ends_with(".nii.gz")) && path.is_file()
 }
 
 /// Screen every input with `model` (read from the run folder `run`) into `out`.
@@ -129,7 +121,7 @@ pub fn screen_all<B: TrainBackend>(
 ) -> Result<BatchSummary> {
     let settings_blake3 = hash_of_settings(settings);
     for_all(inputs, out, observer, |input, case| {
-        let input_blake3 = hash_file(input)?;
+        let input_blake3 = hash_scan(input)?;
         if let Some(record) = finished(out, case) {
             let same =
                 record.input_blake3 == input_blake3 && record.model_blake3 == model.hash && record.settings_blake3 == settings_blake3;
@@ -138,6 +130,9 @@ pub fn screen_all<B: TrainBackend>(
             }
         }
         let screened = screen_case(&model.screener, input, settings)?;
+        for w in &screened.result.warnings {
+            observer.warn(&format!("{}: {}, expected {}; {}", input.display(), w.found, w.expected, w.action));
+        }
         let files_blake3 = write_files(out, case, &screened, extras)?;
         let record = CaseRecord {
             result: screened.result,
@@ -213,7 +208,7 @@ fn for_all(
         if signals::stop_requested() {
             break;
         }
-        let case = case_name(input);
+        let case = io::case_name(input);
         let allowed = refuse_name(&case, input, &taken, out);
         taken.entry(case.clone()).or_insert(input);
         cases.push(match allowed.and_then(|()| work(input, &case)) {
@@ -387,6 +382,12 @@ fn hash_file(path: &Path) -> Result<String> {
     Ok(short(hasher.finalize()))
 }
 
+fn hash_scan(input: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    io::hash(input, &mut hasher)?;
+    Ok(short(hasher.finalize()))
+}
+
 /// 128 bits are enough to tell contents apart, and short enough to read.
 fn short(hash: blake3::Hash) -> String {
     hash.to_hex()[..32].to_owned()
@@ -410,7 +411,7 @@ mod tests {
         let found = inputs(&[at("z.nii"), tmp.path().to_owned()]).unwrap();
         assert_eq!(found, [at("z.nii"), at("a.nii"), at("b.nii.gz")]);
         let message = inputs(&[at("folder.nii")]).unwrap_err().to_string();
-        assert!(message.ends_with("no .nii or .nii.gz file, expected a folder of scans; check the path"), "{message}");
+        assert!(message.ends_with("no scan (NIfTI, DICOM, NRRD or MetaImage), expected a folder of scans; check the path"), "{message}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use panscreen_envs::io;
+use panscreen_envs::io::{self, Opened, Warning};
 use panscreen_envs::volume::{PrepareConfig, Volume, WayBack, prepare};
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,9 @@ pub struct CaseResult {
     pub verdict: String,
     /// Why the mask is empty, if it is.
     pub reason: Option<String>,
+    /// What is odd about the input.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
     pub lesions: Vec<Lesion>,
     pub windows: WindowCount,
     pub shape: [usize; 3],
@@ -76,17 +79,6 @@ pub struct Screened {
     pub way_back: WayBack,
 }
 
-/// Name of a case: its file name without `_0000.nii.gz`, `.nii.gz` or `.nii`.
-pub fn case_name(input: &Path) -> String {
-    let file = input.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    ["_0000.nii.gz", ".nii.gz", "_0000.nii", ".nii"]
-        .iter()
-        .find_map(|s| file.strip_suffix(s))
-        .filter(|n| !n.is_empty())
-        .unwrap_or(&file)
-        .to_owned()
-}
-
 /// Measures the steps of a case.
 #[derive(Default)]
 struct Costs {
@@ -108,7 +100,7 @@ impl Costs {
 pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settings: &ScreenSettings) -> Result<Screened> {
     let clock = Stopwatch::start();
     let mut costs = Costs::default();
-    let volume = costs.step("read", || io::open(input))?;
+    let Opened { item: volume, warnings, .. } = costs.step("read", || io::read(input))?;
     let geometry = volume.geometry.clone();
     let prepared = costs.step("prepare", || prepare(volume.clone(), None, &settings.prepare))?;
     let plan = Plan::new(prepared.shape, screener.window, &settings.screen);
@@ -151,10 +143,11 @@ pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settin
     };
     let reason = found.is_empty().then(|| empty_because(&windows, &looked.probability, threshold, min_ml));
     let result = CaseResult {
-        case: case_name(input),
+        case: io::case_name(input),
         input: input.to_owned(),
         verdict: if found.is_empty() { "clear" } else { "lesion" }.into(),
         reason,
+        warnings,
         lesions: found,
         windows,
         shape: geometry.shape,
@@ -200,13 +193,6 @@ mod tests {
             (214, None, 0.9, "Focus saw 214 of 214 windows; everything it marked is smaller than 0.2 mL"),
         ] {
             assert_eq!(empty_because(&windows(kept, highest), &[p], 0.5, 0.2), expected);
-        }
-    }
-
-    #[test]
-    fn case_names_are_flare_names() {
-        for (file, name) in [("a/x_0000.nii.gz", "x"), ("x.nii.gz", "x"), ("x.nii", "x"), ("scan", "scan")] {
-            assert_eq!(case_name(Path::new(file)), name);
         }
     }
 }

@@ -8,7 +8,7 @@ mod picture;
 mod screener;
 mod windows;
 
-pub use case::{CaseResult, ScreenSettings, Screened, WindowCount, case_name, screen_case};
+pub use case::{CaseResult, ScreenSettings, Screened, WindowCount, screen_case};
 pub use lesions::{Lesion, lesions};
 pub use model::Model;
 pub use picture::picture;

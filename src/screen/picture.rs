@@ -68,6 +68,7 @@ mod tests {
             input: PathBuf::new(),
             verdict: "lesion".into(),
             reason: None,
+            warnings: Vec::new(),
             lesions: vec![],
             windows: WindowCount { total: 1, kept: 1, threshold: None, highest: None, mean: None },
             shape: [24; 3],

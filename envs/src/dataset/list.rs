@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::io;
 use crate::volume::ClassTable;
 use crate::{Error, Result};
 
@@ -66,11 +67,7 @@ impl Folder {
     /// The case name of an image file: its file name without the image suffix (or without `.nii.gz` / `.nii`).
     fn name(&self, image: &Path) -> String {
         let file = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        [self.image_suffix.as_str(), "_0000.nii.gz", ".nii.gz", ".nii"]
-            .iter()
-            .find_map(|s| file.strip_suffix(s).filter(|n| !n.is_empty()))
-            .unwrap_or(&file)
-            .to_owned()
+        file.strip_suffix(&self.image_suffix).filter(|n| !n.is_empty()).map_or_else(|| io::case_name(image), str::to_owned)
     }
 }
 

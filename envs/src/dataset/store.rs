@@ -153,11 +153,9 @@ impl Store {
     /// Hash of all that a prepared scan depends on: both files' content, and every parameter.
     fn key(&self, case: &Case) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(b"panscreen prepared scan v1");
+        hasher.update(b"panscreen prepared scan v2");
         for path in std::iter::once(&case.image).chain(&case.label) {
-            let content = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-            hasher.update(&(content.len() as u64).to_le_bytes());
-            hasher.update(&content);
+            io::hash(path, &mut hasher)?;
         }
         let parameters = serde_json::to_vec(&(&self.prepare, &self.lesion, case.lesion_free)).map_err(|e| Error::Setting(e.to_string()))?;
         hasher.update(&parameters);
@@ -166,8 +164,8 @@ impl Store {
 
     fn prepare_files(&self, case: &Case) -> Result<PreparedCase> {
         let volume = io::open(&case.image)?;
-        let labels = case.label.as_ref().filter(|_| !case.lesion_free).map(|l| io::open_labels(l)).transpose()?;
-        let prepared = prepare(volume, labels.as_ref(), &self.prepare)?;
+        let labels = case.label.as_ref().filter(|_| !case.lesion_free).map(|l| Ok(io::read_labels(l, Some(&volume.geometry))?.item));
+        let prepared = prepare(volume, labels.transpose()?.as_ref(), &self.prepare)?;
         let lesion: Vec<u8> = match &prepared.labels {
             Some(l) => l.iter().map(|&v| self.lesion.contains(v) as u8).collect(),
             None => vec![0; prepared.shape.iter().product()],

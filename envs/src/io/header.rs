@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use nifti::{Endianness, NiftiHeader, NiftiType};
+
 use super::{StoredHeader, Warning, forms};
 use crate::volume::Geometry;
 use crate::{Error, Result};
@@ -61,16 +63,16 @@ impl Version {
 /// How a voxel is stored: the real scalars of NIfTI with their codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dtype {
-    Uint8 = 2,
-    Int16 = 4,
-    Int32 = 8,
-    Float32 = 16,
-    Float64 = 64,
-    Int8 = 256,
-    Uint16 = 512,
-    Uint32 = 768,
-    Int64 = 1024,
-    Uint64 = 1280,
+    Uint8 = NiftiType::Uint8 as isize,
+    Int16 = NiftiType::Int16 as isize,
+    Int32 = NiftiType::Int32 as isize,
+    Float32 = NiftiType::Float32 as isize,
+    Float64 = NiftiType::Float64 as isize,
+    Int8 = NiftiType::Int8 as isize,
+    Uint16 = NiftiType::Uint16 as isize,
+    Uint32 = NiftiType::Uint32 as isize,
+    Int64 = NiftiType::Int64 as isize,
+    Uint64 = NiftiType::Uint64 as isize,
 }
 
 impl Dtype {
@@ -140,25 +142,29 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    fn of(bytes: &[u8], version: Version, big: bool) -> Fields {
+    /// `None` where the byte order that dim[0] tells is not that of the header's size.
+    fn of(bytes: &[u8], version: Version, big: bool) -> Option<Fields> {
         let n = Numbers { bytes, big };
-        match version {
-            Version::One => Fields {
-                dim: std::array::from_fn(|i| n.i16(40 + 2 * i).into()),
-                datatype: n.i16(70),
-                bitpix: n.i16(72),
-                pixdim: std::array::from_fn(|i| n.f32(76 + 4 * i)),
-                vox_offset: n.f32(108),
-                slope: n.f32(112),
-                inter: n.f32(116),
-                units: bytes.get(123).copied().unwrap_or(0).into(),
-                qform_code: n.i16(252).into(),
-                sform_code: n.i16(254).into(),
-                quatern: std::array::from_fn(|i| n.f32(256 + 4 * i)),
-                qoffset: std::array::from_fn(|i| n.f32(268 + 4 * i)),
-                srow: std::array::from_fn(|r| std::array::from_fn(|c| n.f32(280 + 16 * r + 4 * c))),
-                epsilon: f32::EPSILON.into(),
-            },
+        Some(match version {
+            Version::One => {
+                let h = NiftiHeader::from_reader(bytes).ok().filter(|h| (h.endianness == Endianness::Big) == big)?;
+                Fields {
+                    dim: h.dim.map(|n| (n as i16).into()),
+                    datatype: h.datatype,
+                    bitpix: h.bitpix,
+                    pixdim: h.pixdim.map(f64::from),
+                    vox_offset: h.vox_offset.into(),
+                    slope: h.scl_slope.into(),
+                    inter: h.scl_inter.into(),
+                    units: h.xyzt_units.into(),
+                    qform_code: h.qform_code.into(),
+                    sform_code: h.sform_code.into(),
+                    quatern: [h.quatern_b, h.quatern_c, h.quatern_d].map(f64::from),
+                    qoffset: [h.quatern_x, h.quatern_y, h.quatern_z].map(f64::from),
+                    srow: [h.srow_x, h.srow_y, h.srow_z].map(|row| row.map(f64::from)),
+                    epsilon: f32::EPSILON.into(),
+                }
+            }
             Version::Two => Fields {
                 dim: std::array::from_fn(|i| n.i64(16 + 8 * i)),
                 datatype: n.i16(12),
@@ -175,7 +181,7 @@ impl Fields {
                 srow: std::array::from_fn(|r| std::array::from_fn(|c| n.f64(400 + 32 * r + 8 * c))),
                 epsilon: f64::EPSILON,
             },
-        }
+        })
     }
 }
 
@@ -210,10 +216,6 @@ impl Numbers<'_> {
         i64::from_le_bytes(self.at(at))
     }
 
-    fn f32(&self, at: usize) -> f64 {
-        f32::from_le_bytes(self.at(at)).into()
-    }
-
     fn f64(&self, at: usize) -> f64 {
         f64::from_le_bytes(self.at(at))
     }
@@ -244,7 +246,10 @@ impl Layout {
         };
         let bytes = &bytes[..version.bytes()];
         let pair = is_pair(path, bytes, version)?;
-        let fields = Fields::of(bytes, version, big_endian);
+        let Some(fields) = Fields::of(bytes, version, big_endian) else {
+            let dim = Numbers { bytes, big: big_endian }.i16(40);
+            return refuse(format!("dim[0] = {dim}"), "1 to 7", "repair the header");
+        };
         let shape = shape(path, &fields)?;
         let mut warnings = Vec::new();
         let dtype = match Dtype::ALL.into_iter().find(|d| d.code() == fields.datatype) {

@@ -13,6 +13,7 @@ mod nrrd;
 mod opened;
 mod output;
 mod pair;
+mod place;
 mod source;
 mod voxels;
 
@@ -25,6 +26,7 @@ pub use dicom::{SeriesInfo, series_in};
 pub use inspect::{Grade, Kind, LabelCount, MaskReport, Reason, Report, inspect};
 pub use nifti::{write_labels, write_probability, write_volume};
 pub use opened::{Opened, Warning};
+pub use place::{case_name, hash, scans_in, stem};
 
 use crate::volume::{Geometry, Labels, Volume};
 use crate::{Error, Result};

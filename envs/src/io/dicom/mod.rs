@@ -18,7 +18,7 @@ mod series;
 mod stack;
 mod tags;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Opened, Warning};
 use crate::volume::{Geometry, Labels, Volume};
@@ -52,6 +52,11 @@ pub(super) fn read_volume(path: &Path) -> Result<Opened<Volume>> {
 /// Where a CT scan lies. Every file's header is read, no voxel.
 pub(super) fn read_geometry(path: &Path) -> Result<Geometry> {
     Ok(plan(path)?.0.geometry)
+}
+
+/// The folder or file of a path, without the series that it may name.
+pub(super) fn folder_of(path: &Path) -> PathBuf {
+    series::named_series(path).map_or_else(|| path.to_owned(), |(place, _)| place)
 }
 
 fn plan(path: &Path) -> Result<(stack::Plan, Opened<()>)> {
