@@ -103,9 +103,13 @@ pub struct KeyHelp {
 
 /// The key and, when it is a table, all keys below it; all keys for `""`. `None`: there is no such key.
 pub fn explain(key: &str) -> Option<Vec<KeyHelp>> {
-    let found = find(key)?;
+    find(key)?;
+    // From the table that it is in, which knows the kinds that have it.
+    let table = key.rsplit_once('.').map_or("", |(table, _)| table);
     let mut out = Vec::new();
-    collect(key, found, &mut out);
+    collect(table, find(table)?, &mut out);
+    let below = |name: &str| name.strip_prefix(key).is_some_and(|rest| key.is_empty() || rest.is_empty() || rest.starts_with('.'));
+    out.retain(|help| below(&help.key));
     Some(out)
 }
 
@@ -305,6 +309,9 @@ mod tests {
     fn explain_a_key_a_table_and_everything() {
         let names = |key: &str| explain(key).map(|all| all.into_iter().map(|help| help.key).collect::<Vec<_>>());
         assert_eq!(names("train.steps").unwrap(), ["train.steps"]);
+        let hidden = explain("glance.hidden").unwrap();
+        assert!(hidden.len() == 1 && hidden[0].doc.ends_with("Only with `kind = \"encoder\"`."), "{hidden:?}");
+        assert!(names("objective.epsilon").unwrap().len() > 2, "it means something else in each kind");
         assert_eq!(
             names("env.four_cell").unwrap(),
             ["env.four_cell", "env.four_cell.fn", "env.four_cell.fp", "env.four_cell.tn", "env.four_cell.tp"]

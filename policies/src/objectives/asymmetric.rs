@@ -54,7 +54,7 @@ impl Objective for AsymmetricConfig {
         let log_q_m = if self.clip > 0.0 { (p_m.clone().neg() + 1.0).log() } else { log_q };
         let weight = if self.gamma_neg == 0.0 { p_m.ones_like() } else { p_m.powf_scalar(self.gamma_neg) };
         let clear = weight * log_q_m * (y.neg() + 1.0);
-        Ok(Terms::supervised((hit + clear).mean().neg(), log_odds_g))
+        Ok(Terms::supervised((hit + clear).mean().neg(), log_odds_g, rollout))
     }
 }
 

@@ -23,7 +23,7 @@ impl Objective for BestWindowConfig {
     };
 
     fn loss<B: Backend>(&self, logits_g2: Tensor<B, 2>, rollout: &Rollout) -> Result<Terms<B>, String> {
-        Ok(Terms::supervised(balanced_ce(logits_g2.clone(), &rollout.labels.best), odds(logits_g2)))
+        Ok(Terms::supervised(balanced_ce(logits_g2.clone(), &rollout.labels.best), odds(logits_g2), rollout))
     }
 }
 

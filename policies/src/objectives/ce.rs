@@ -17,7 +17,7 @@ impl Objective for CeConfig {
     fn loss<B: Backend>(&self, logits_g2: Tensor<B, 2>, rollout: &Rollout) -> Result<Terms<B>, String> {
         let log_odds_g = odds(logits_g2);
         let ce = cross_entropy(log_odds_g.clone(), &rollout.labels.lesion).mean();
-        Ok(Terms::supervised(ce, log_odds_g))
+        Ok(Terms::supervised(ce, log_odds_g, rollout))
     }
 }
 

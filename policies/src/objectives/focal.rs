@@ -42,7 +42,7 @@ impl Objective for FocalConfig {
         let (log_p, log_q) = (log_sigmoid(log_odds_g.clone()), log_sigmoid(log_odds_g.clone().neg()));
         let hit = (log_q.clone() * self.gamma).exp() * log_p.clone() * y.clone() * self.alpha;
         let clear = (log_p * self.gamma).exp() * log_q * (y.neg() + 1.0) * (1.0 - self.alpha);
-        Ok(Terms::supervised((hit + clear).mean().neg(), log_odds_g))
+        Ok(Terms::supervised((hit + clear).mean().neg(), log_odds_g, rollout))
     }
 }
 

@@ -11,12 +11,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rollout::{constant, host, log, odds};
+use super::surrogate::LOG_RATIO_LIMIT;
 use super::{AdvantageConfig, Needs, Objective, ObjectiveInfo, OldPolicy, PolicyStats, Rollout, Samples, Terms, advantages};
 
 /// Added to probabilities before the logarithm in the published code.
 const TINY: f64 = 1e-6;
-/// Keeps exp of a difference of log-probabilities finite; e^30 is far outside every clip range.
-const LOG_RATIO_LIMIT: f64 = 30.0;
 
 /// Clipped group-relative objective.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -222,7 +222,10 @@ fn at_least_one(key: &str, value: usize) -> Result<(), String> {
 mod tests {
     use super::testing::{golden_rollout, logits};
     use super::*;
-    use burn::backend::Flex;
+    use burn::backend::{Autodiff, Flex};
+    use panscreen_envs::rng::stream;
+    use panscreen_envs::screening::cached::{CachedScan, WindowSets};
+    use panscreen_envs::screening::{Labels, SetReward};
 
     /// Every objective with its default settings.
     fn every() -> Vec<ObjectiveKind> {
@@ -249,6 +252,47 @@ mod tests {
         for objective in every().into_iter().filter(|o| o.info().name != "grl") {
             let refused = objective.loss::<Flex>(logits(&[0.0; 12]), &rollout).is_err();
             assert_eq!(refused, matches!(objective.info().needs, Needs::Groups | Needs::SampledMasks), "{}", objective.info().name);
+        }
+    }
+
+    /// Window 2 shows the only lesion, every look costs: each objective must come to look there and nowhere else.
+    #[test]
+    fn every_objective_learns_a_scan_with_one_lesion() {
+        let scan = CachedScan::new(&[vec![], vec![], vec![0], vec![]], vec![0], vec![0.0; 4]);
+        let cost = SetReward { window_cost: 0.8, false_alarm_cost: 0.0 };
+        let lesion = vec![0.0, 0.0, 1.0, 0.0];
+        for objective in every() {
+            let mut z = vec![0.0_f64; 4];
+            for step in 0..300 {
+                let p: Vec<f32> = z.iter().map(|z| (1.0 / (1.0 + (-z).exp())) as f32).collect();
+                let sets = WindowSets::sample(&p, 16, &mut stream(1, "toy", step, 0));
+                let mut selected = vec![false; 64];
+                (0..16).for_each(|s| sets.windows(s).for_each(|w| selected[s * 4 + w] = true));
+                let samples = Samples {
+                    width: 4,
+                    windows: (0..16).flat_map(|_| 0..4).collect(),
+                    selected,
+                    rewards: scan.outcomes(&sets).iter().map(|o| scan.reward(o, cost)).collect(),
+                    groups: vec![0; 16],
+                };
+                let log_odds: Vec<f32> = z.iter().map(|&z| z as f32).collect();
+                let rollout = Rollout {
+                    old_log_odds: log_odds.clone(),
+                    reference_log_odds: log_odds,
+                    samples,
+                    values: vec![0.0; 4],
+                    both: scan.both(&p, cost),
+                    labels: Labels { lesion: lesion.clone(), volume: lesion.clone(), best: lesion.clone() },
+                };
+                let leaf = logits::<Autodiff<Flex>>(&z).require_grad();
+                let loss = objective.loss(leaf.clone(), &rollout).unwrap().policy_loss;
+                let gradient: Vec<f64> = leaf.grad(&loss.backward()).unwrap().into_data().iter::<f64>().collect();
+                // Of the gradient only the direction: losses differ in scale, and an optimiser evens that out.
+                let norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt().max(1e-12);
+                z.iter_mut().zip(gradient.chunks(2)).for_each(|(z, g)| *z -= 0.1 * g[1] / norm);
+            }
+            let right = z.iter().enumerate().all(|(w, z)| (*z > 0.5) == (w == 2) && (*z < -0.5) == (w != 2));
+            assert!(right, "{}: log-odds {z:?}", objective.info().name);
         }
     }
 

@@ -44,7 +44,7 @@ impl Objective for OhemConfig {
         let kept = ((values.len() as f64 * self.keep).round() as usize).max(1);
         let mut weights = vec![0.0_f64; values.len()];
         order.iter().take(kept).for_each(|&i| weights[i] = 1.0 / kept as f64);
-        Ok(Terms::supervised((ce.clone() * constant(&weights, &ce)).sum(), log_odds_g))
+        Ok(Terms::supervised((ce.clone() * constant(&weights, &ce)).sum(), log_odds_g, rollout))
     }
 }
 
@@ -57,8 +57,8 @@ mod tests {
     fn ohem_by_hand() {
         // Cross-entropies ln 1.25, ln 5, ln 2, ln 2: the hardest one, the hardest two.
         let (z, y) = ([4f64.ln(), 4f64.ln(), 0.0, 0.1], [1.0, 0.0, 0.0, 1.0]);
-        check_supervised(&OhemConfig::default(), &z, &y, 1.609438);
-        check_supervised(&OhemConfig { keep: 0.5 }, &z, &y, (1.609438 + 0.693147) / 2.0);
+        check_supervised(&OhemConfig::default(), &z, &y, 5f64.ln());
+        check_supervised(&OhemConfig { keep: 0.5 }, &z, &y, (5f64.ln() + 2f64.ln()) / 2.0);
         assert!(OhemConfig { keep: 0.0 }.check().unwrap_err().contains("`keep`"));
     }
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor, TensorData, activation::log_sigmoid, backend::Backend};
 use panscreen_envs::screening::{Grouping, Labels, Observation, Outcome, Selection};
 
-use super::Advantages;
+use super::{AdvantageConfig, Advantages, advantages};
 
 /// Sampled actions: S samples, each a decision over W sub-volumes that earned one reward.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -120,10 +120,11 @@ pub struct Terms<B: Backend> {
 }
 
 impl<B: Backend> Terms<B> {
-    /// A loss without rewards: the log says what the policy looks like.
-    pub(super) fn supervised(policy_loss: Tensor<B, 1>, log_odds_g: Tensor<B, 1>) -> Self {
+    /// A loss without advantages: the log says what was earned and what the policy looks like.
+    pub(super) fn supervised(policy_loss: Tensor<B, 1>, log_odds_g: Tensor<B, 1>, rollout: &Rollout) -> Self {
+        let earned = advantages(&rollout.samples.rewards, &rollout.samples.groups, &AdvantageConfig::default());
         let policy = PolicyStats::new(&[], &[], &host(log_odds_g), 0.0, [0.0, f64::INFINITY]);
-        Terms { policy_loss, kl_loss: None, log: policy.policy().into() }
+        Terms { policy_loss, kl_loss: None, log: earned.named().into_iter().chain(policy.policy()).collect() }
     }
 }
 

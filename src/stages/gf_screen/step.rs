@@ -21,7 +21,7 @@ pub type StepLog = Vec<(&'static str, Scalar)>;
 
 /// Train both networks on one observation.
 ///
-/// A loss, reward or gradient that isn't finite is an error that names it, before any weight has changed.
+/// A loss, reward or gradient that isn't finite is an error that names it, before any weight has changed (but for those of further updates, 13).
 pub fn training_step<B: TrainBackend>(
     learner: &mut Learner<B>,
     settings: &Settings,
