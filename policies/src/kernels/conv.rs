@@ -67,14 +67,7 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(
-        channels: [usize; 2],
-        size: [usize; 3],
-        axes: [Axis; 3],
-        weight: &'a [f32],
-        kernel: [usize; 3],
-        strides: WeightStrides,
-    ) -> Self {
+    fn new(channels: [usize; 2], size: [usize; 3], axes: [Axis; 3], weight: &'a [f32], kernel: [usize; 3], strides: WeightStrides) -> Self {
         let [channels_in, channels_out] = channels;
         let most_channels = (DEPTH / kernel.iter().product::<usize>()).max(LANES);
         let packing = Packing::new(channels_in, most_channels, size, &axes);

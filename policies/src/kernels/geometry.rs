@@ -155,4 +155,3 @@ pub fn for_each_cell(packing: &Packing, axes: &[Axis; 3], range: std::ops::Range
         position += count;
     }
 }
-

@@ -3,13 +3,15 @@
 
 use super::backend::Window;
 use super::conv;
-use super::geometry::{Dims, Volumes};
 use super::conv_weight::weight_gradient;
+use super::geometry::{Dims, Volumes};
 use super::simd::Isa;
 use super::*;
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{DType, TensorData, activation, module};
+
+mod rows;
 
 type Cpu = Autodiff<Flex>;
 
