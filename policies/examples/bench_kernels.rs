@@ -1,152 +1,243 @@
-//! Speed of the CPU kernels beside Burn's own operations.
+//! Speed of the CPU kernels, and of Burn's own operations beside them.
 //!
-//! `cargo run --release -p panscreen-policies --example bench_kernels [FILTER]`
+//! `cargo run --release -p panscreen-policies --example bench_kernels -- [--json] [--burn] [--threads N] [--seconds S] [--list] [FILTER]`
 //!
-//! Prints GFLOP/s (a multiply and an add are 2; backward counts as twice the forward) or milliseconds, each the best of
-//! many runs, since other load on the machine only ever adds time.
+//! A row whose name contains FILTER is run for S seconds (1), in samples of at least 50 ms after a first run that isn't counted. With one thread
+//! (the default) a sample is CPU seconds, which other load on the machine changes less than time; with more it is elapsed time. `--json`
+//! prints one object a row: `name`, `threads`, `seconds_median`, `gflops` (a multiply and an add are 2, backward counts twice the
+//! forward; null where time says more) and the samples. `--burn` runs Burn's operations instead. `scripts/bench_pytorch.py` puts the rows
+//! beside PyTorch's. Linux only (it reads /proc).
 
 use burn::backend::{Autodiff, Flex};
-use burn::tensor::{Distribution, Tensor, activation, module, ops::ConvOptions};
-use panscreen_policies::kernels::{conv_transpose3d, conv3d, max_pool3d, norm_act, norm_add_act};
+use burn::tensor::{Distribution, Tensor, activation, module, ops::ConvOptions, ops::ConvTransposeOptions};
+use panscreen_policies::kernels;
 use std::time::{Duration, Instant};
 
 type Cpu = Autodiff<Flex>;
-type X = Tensor<Cpu, 5>;
-type Op<'a> = &'a (dyn Fn(X, X) -> X + Sync);
+type X<const D: usize> = Tensor<Cpu, D>;
 
-fn random(shape: [usize; 5]) -> X {
+struct Settings {
+    json: bool,
+    burn: bool,
+    list: bool,
+    threads: usize,
+    seconds: f64,
+    filter: String,
+}
+
+impl Settings {
+    fn parse() -> Self {
+        let mut settings = Settings { json: false, burn: false, list: false, threads: 1, seconds: 1.0, filter: String::new() };
+        let mut args = std::env::args().skip(1);
+        while let Some(arg) = args.next() {
+            let mut number = || args.next().and_then(|value| value.parse::<f64>().ok()).unwrap_or_else(|| panic!("{arg} needs a number"));
+            match arg.as_str() {
+                "--json" => settings.json = true,
+                "--burn" => settings.burn = true,
+                "--list" => settings.list = true,
+                "--threads" => settings.threads = (number() as usize).max(1),
+                "--seconds" => settings.seconds = number(),
+                _ => settings.filter = arg,
+            }
+        }
+        settings
+    }
+
+    /// Seconds that this thread, or the world, has spent.
+    fn clock(&self, start: Instant) -> f64 {
+        if self.threads > 1 {
+            return start.elapsed().as_secs_f64();
+        }
+        // The kernel brings the figure up to date when the thread gives way.
+        std::thread::yield_now();
+        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux's /proc");
+        stat.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).expect("nanoseconds") * 1e-9
+    }
+
+    /// Seconds of `run`, in samples.
+    fn measure(&self, run: &mut dyn FnMut()) -> Vec<f64> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads);
+        let pool = if self.threads == 1 { pool.use_current_thread() } else { pool };
+        let _ = pool.build_global();
+        let start = Instant::now();
+        run();
+        let (mut samples, began) = (Vec::new(), Instant::now());
+        while samples.len() < 3 || began.elapsed() < Duration::from_secs_f64(self.seconds) {
+            let (from, from_time, mut runs) = (self.clock(start), Instant::now(), 0);
+            while runs == 0 || from_time.elapsed() < Duration::from_millis(50) {
+                run();
+                runs += 1;
+            }
+            samples.push((self.clock(start) - from) / runs as f64);
+        }
+        samples
+    }
+
+    fn report(&self, name: &str, flop: Option<f64>, mut samples: Vec<f64>, scaffold: f64) {
+        samples.iter_mut().for_each(|sample| *sample -= scaffold);
+        let seconds = median(&samples);
+        let gflops = flop.map(|flop| flop / seconds / 1e9);
+        if self.json {
+            let rate = gflops.map_or("null".into(), |rate| format!("{rate:.2}"));
+            let threads = self.threads;
+            println!(
+                r#"{{"name": "{name}", "threads": {threads}, "seconds_median": {seconds:.7}, "gflops": {rate}, "samples": {samples:.7?}}}"#
+            );
+        } else {
+            println!("{name:56} {:10.3} ms {}", seconds * 1e3, gflops.map_or(String::new(), |rate| format!("{rate:7.1} GFLOP/s")));
+        }
+    }
+
+    /// The rows `name forward` and `name forward+backward` of an operation on `x` and `parameters`.
+    fn row<const D: usize, const P: usize>(
+        &self,
+        name: &str,
+        flop: Option<f64>,
+        shapes: ([usize; D], [usize; P]),
+        with_dx: bool,
+        op: &dyn Fn(X<D>, X<P>) -> X<D>,
+    ) {
+        let named = |pass: &str| Some(format!("{name} {pass}")).filter(|name| name.contains(&self.filter));
+        let (forward, both) = (named("forward"), named("forward+backward"));
+        // `forward` is a part of the other name: a filter that ends in it means it alone.
+        let both = both.filter(|_| !self.filter.ends_with("forward"));
+        if self.list {
+            [forward, both].into_iter().flatten().for_each(|name| println!("{name}"));
+            return;
+        }
+        if forward.is_none() && both.is_none() {
+            return;
+        }
+        let (x, parameters) = (random(shapes.0), random(shapes.1));
+        if let Some(name) = forward {
+            let (x, parameters) = (x.clone().inner(), parameters.clone().inner());
+            let constant = |x: &Tensor<Flex, D>| X::<D>::from_inner(x.clone());
+            let samples = self.measure(&mut || drop(op(constant(&x), X::<P>::from_inner(parameters.clone()))));
+            self.report(&name, flop, samples, 0.0);
+        }
+        if let Some(name) = both {
+            let (x, parameters) = (if with_dx { x.require_grad() } else { x }, parameters.require_grad());
+            let y = op(x.clone(), parameters.clone());
+            let dy = random(y.dims());
+            let samples = self.measure(&mut || drop((op(x.clone(), parameters.clone()) * dy.clone()).sum().backward()));
+            // What it takes Burn to bring the gradient to the output isn't the operation's.
+            let y = y.detach().require_grad();
+            let scaffold = median(&self.measure(&mut || drop((y.clone() * dy.clone()).sum().backward())));
+            let passes = if with_dx { 3.0 } else { 2.0 };
+            self.report(&name, flop.map(|flop| passes * flop), samples, scaffold);
+        }
+    }
+}
+
+fn median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn random<const D: usize>(shape: [usize; D]) -> X<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Default::default())
 }
 
-/// Seconds of the fastest of at least 5 runs, for at least half a second.
-fn best(run: &mut dyn FnMut()) -> f64 {
-    let (start, mut fastest, mut runs) = (Instant::now(), f64::MAX, 0);
-    while runs < 5 || start.elapsed() < Duration::from_millis(500) {
-        let from = Instant::now();
-        run();
-        fastest = fastest.min(from.elapsed().as_secs_f64());
-        runs += 1;
-    }
-    fastest
-}
-
-/// Seconds for forward, and for forward and backward.
-fn time(op: Op, x: &X, weight: &X, threads: usize) -> [f64; 2] {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
-    pool.install(|| {
-        let (x, weight) = (x.clone().detach(), weight.clone().detach());
-        let forward = best(&mut || drop(op(x.clone(), weight.clone())));
-        let (x, weight) = (x.require_grad(), weight.require_grad());
-        let y = op(x.clone(), weight.clone());
-        let dy = random(y.dims()).inner();
-        let dy = Tensor::<Cpu, 5>::from_inner(dy);
-        let both = best(&mut || drop((op(x.clone(), weight.clone()) * dy.clone()).sum().backward()));
-        // What it takes Burn to bring the gradient to the output isn't the operation's.
-        let y = y.detach().require_grad();
-        let scaffold = best(&mut || drop((y.clone() * dy.clone()).sum().backward()));
-        [forward, both - scaffold]
-    })
-}
-
-fn conv_row(name: &str, filter: &str, x: [usize; 5], channels: usize, kernel: usize, stride: usize) {
-    let name = format!("conv{kernel}/{stride} {name} {x:?}->{channels}");
-    if !name.contains(filter) {
-        return;
-    }
-    let (padding, strides) = ([kernel / 2; 3], [stride; 3]);
-    let weight = random([channels, x[1], kernel, kernel, kernel]);
-    let ours: Op = &|x, w| conv3d(x, w, None, strides, padding);
-    let burn: Op = &|x, w| module::conv3d(x, w, None, ConvOptions::new(strides, padding, [1; 3], 1));
-    let input = random(x);
-    let y = ours(input.clone(), weight.clone()).dims();
-    let flop = 2.0 * y.iter().product::<usize>() as f64 * (x[1] * kernel.pow(3)) as f64;
-    let rate = |[forward, both]: [f64; 2]| format!("{:6.1} {:6.1}", flop / forward / 1e9, 3.0 * flop / both / 1e9);
-    println!(
-        "{name:44} | {} | {} | {} | {}",
-        rate(time(ours, &input, &weight, 1)),
-        rate(time(burn, &input, &weight, 1)),
-        rate(time(ours, &input, &weight, 2)),
-        rate(time(burn, &input, &weight, 2))
-    );
-}
-
-fn milliseconds_row(name: &str, filter: &str, x: [usize; 5], weight: [usize; 5], ours: Op, burn: Op) {
-    let name = format!("{name} {x:?}");
-    if !name.contains(filter) {
-        return;
-    }
-    let (x, weight) = (random(x), random(weight));
-    let rate = |[forward, both]: [f64; 2]| format!("{:6.2} {:6.2}", forward * 1e3, both * 1e3);
-    println!(
-        "{name:44} | {} | {} | {} | {}",
-        rate(time(ours, &x, &weight, 1)),
-        rate(time(burn, &x, &weight, 1)),
-        rate(time(ours, &x, &weight, 2)),
-        rate(time(burn, &x, &weight, 2))
-    );
-}
-
-fn burn_norm_act(x: X, groups: usize) -> X {
-    let gamma = Tensor::ones([x.dims()[1]], &Default::default());
-    let dims = x.dims();
-    let grouped = x.reshape([dims[0], groups, dims.iter().product::<usize>() / dims[0] / groups]);
-    let centred = grouped.clone() - grouped.mean_dim(2);
-    let inverse = (centred.clone() * centred.clone()).mean_dim(2).add_scalar(1e-5).sqrt().recip();
-    let y = (centred * inverse).reshape(dims) * Tensor::<Cpu, 1>::reshape(gamma, [1, dims[1], 1, 1, 1]);
-    activation::leaky_relu(y, 0.01)
-}
-
 fn main() {
-    let filter = std::env::args().nth(1).unwrap_or_default();
-    println!("GFLOP/s, forward and forward + backward{:5} | ours 1 thread | burn 1 thread | ours 2        | burn 2", "");
+    let settings = Settings::parse();
+    convolutions(&settings);
+    volumes(&settings);
+    rows(&settings);
+}
+
+fn convolutions(settings: &Settings) {
     for (x, channels, kernel, stride) in [
-        ([16, 1, 24, 24, 16], 8, 3, 1),
-        ([16, 2, 24, 24, 16], 8, 3, 1),
-        ([16, 8, 24, 24, 16], 8, 3, 1),
-        ([4, 8, 24, 24, 16], 16, 3, 1),
-        ([16, 8, 24, 24, 16], 16, 3, 2),
-        ([16, 16, 12, 12, 8], 16, 3, 1),
-        ([16, 24, 12, 12, 8], 24, 3, 1),
-        ([16, 24, 12, 12, 8], 48, 3, 2),
-        ([16, 48, 6, 6, 4], 48, 3, 1),
-        ([16, 48, 3, 3, 2], 48, 3, 1),
-        ([16, 8, 24, 24, 16], 2, 1, 1),
-        ([16, 24, 12, 12, 8], 48, 1, 1),
         ([2, 32, 48, 48, 32], 32, 3, 1),
         ([1, 64, 48, 48, 32], 64, 3, 1),
-        ([1, 1, 48, 48, 32], 64, 7, 1),
+        ([1, 48, 96, 96, 64], 48, 3, 1),
+        ([1, 1, 96, 96, 64], 64, 7, 1),
         ([1, 256, 12, 12, 8], 256, 3, 1),
         ([1, 512, 6, 6, 4], 512, 3, 1),
+        ([4, 8, 24, 24, 16], 16, 3, 1),
+        // What else the networks have: stems, strides, the deepest levels, small training crops.
+        ([1, 1, 96, 96, 64], 64, 7, 2),
+        ([16, 1, 64, 64, 32], 16, 3, 1),
+        ([16, 16, 32, 32, 16], 16, 3, 1),
+        ([16, 32, 32, 32, 16], 64, 3, 2),
+        ([1, 64, 48, 48, 32], 128, 3, 2),
+        ([1, 128, 24, 24, 16], 128, 3, 1),
+        ([1, 768, 3, 3, 2], 768, 3, 1),
+        ([16, 48, 3, 3, 2], 48, 3, 1),
+        ([1, 48, 48, 48, 32], 48, 1, 1),
     ] {
-        conv_row("", &filter, x, channels, kernel, stride);
+        let (padding, strides) = ([kernel / 2; 3], [stride; 3]);
+        let weight = [channels, x[1], kernel, kernel, kernel];
+        let out: usize = x[2..].iter().map(|n| (n - 1) / stride + 1).product();
+        let flop = 2.0 * (x[0] * channels * out * x[1] * kernel.pow(3)) as f64;
+        let name = format!("conv{kernel}/{stride} {x:?}->{channels}");
+        let burn = settings.burn;
+        settings.row(&name, Some(flop), (x, weight), x[1] > 1, &|x, w| match burn {
+            false => kernels::conv3d(x, w, None, strides, padding),
+            true => module::conv3d(x, w, None, ConvOptions::new(strides, padding, [1; 3], 1)),
+        });
     }
-    println!("milliseconds");
-    let up: Op = &|x, w| conv_transpose3d(x, w, None, [2; 3]);
-    let burn_up: Op =
-        &|x, w| module::conv_transpose3d(x, w, None, burn::tensor::ops::ConvTransposeOptions::new([2; 3], [0; 3], [0; 3], [1; 3], 1));
-    milliseconds_row("up 48->24", &filter, [16, 48, 6, 6, 4], [48, 24, 2, 2, 2], up, burn_up);
-    milliseconds_row("up 24->8", &filter, [16, 24, 12, 12, 8], [24, 8, 2, 2, 2], up, burn_up);
-    for (x, groups) in [([16, 8, 24, 24, 16], 8), ([16, 24, 12, 12, 8], 4), ([16, 48, 6, 6, 4], 8), ([2, 32, 48, 48, 32], 32)] {
-        let ours: Op = &|x, w| norm_act(x, Some(w.flatten::<1>(0, 4)), None, groups, 1e-5, Some(0.01));
-        let burn: Op = &|x, _| burn_norm_act(x, groups);
-        milliseconds_row("norm_act", &filter, x, [x[1], 1, 1, 1, 1], ours, burn);
+    let x = [1, 64, 24, 24, 16];
+    let flop = 2.0 * (x.iter().product::<usize>() * 32 * 8) as f64;
+    let burn = settings.burn;
+    settings.row("up2 [1, 64, 24, 24, 16]->32", Some(flop), (x, [64, 32, 2, 2, 2]), true, &|x, w| match burn {
+        false => kernels::conv_transpose3d(x, w, None, [2; 3]),
+        true => module::conv_transpose3d(x, w, None, ConvTransposeOptions::new([2; 3], [0; 3], [0; 3], [1; 3], 1)),
+    });
+}
+
+fn volumes(settings: &Settings) {
+    let burn = settings.burn;
+    let x = [2, 32, 48, 48, 32];
+    settings.row("instance_norm+leaky_relu [2, 32, 48, 48, 32]", None, (x, [32]), true, &|x, gamma| match burn {
+        false => kernels::norm_act(x, Some(gamma), None, 32, 1e-5, Some(0.01)),
+        true => {
+            let dims = x.dims();
+            let grouped = x.reshape([dims[0], dims[1], dims[2] * dims[3] * dims[4]]);
+            let centred = grouped.clone() - grouped.mean_dim(2);
+            let inverse = (centred.clone() * centred.clone()).mean_dim(2).add_scalar(1e-5).sqrt().recip();
+            activation::leaky_relu((centred * inverse).reshape(dims) * gamma.reshape([1, 32, 1, 1, 1]), 0.01)
+        }
+    });
+    settings.row("max_pool3/2 [1, 64, 48, 48, 32]", None, ([1, 64, 48, 48, 32], [1]), true, &|x, _| {
+        kernels::max_pool3d(x, [3; 3], [2; 3], [1; 3])
+    });
+}
+
+fn rows(settings: &Settings) {
+    let burn = settings.burn;
+    let elements = [32928, 144];
+    settings.row("gelu [32928, 144]", None, (elements, [1]), true, &|x, _| if burn { activation::gelu(x) } else { kernels::gelu(x) });
+    for (x, outputs) in [([32928, 48], 192), ([32928, 192], 48), ([512, 384], 1536)] {
+        let flop = 2.0 * (x[0] * x[1] * outputs) as f64;
+        let name = format!("linear {x:?}->{outputs}");
+        settings.row(&name, Some(flop), (x, [outputs, x[1]]), true, &|x, w| match burn {
+            false => kernels::linear(x, w, None),
+            true => x.matmul(w.transpose()),
+        });
     }
-    let pool: Op = &|x, _| max_pool3d(x, [3; 3], [2; 3], [1; 3]);
-    milliseconds_row("max_pool3d", &filter, [8, 16, 24, 24, 16], [1; 5], pool, pool);
-    // A residual block as at the demo's middle level: two convolutions, two norms, shortcut.
-    let block: Op = &|x, w| {
-        let y = conv3d(x.clone(), w.clone(), None, [1; 3], [1; 3]);
-        let y = norm_act(y, None, None, 4, 1e-5, Some(0.01));
-        let y = conv3d(y, w, None, [1; 3], [1; 3]);
-        norm_add_act(y, None, None, 4, 1e-5, Some(x), Some(0.01))
-    };
-    let burn_block: Op = &|x, w| {
-        let options = || ConvOptions::new([1; 3], [1; 3], [1; 3], 1);
-        let y = burn_norm_act(module::conv3d(x.clone(), w.clone(), None, options()), 4);
-        let y = burn_norm_act(module::conv3d(y, w, None, options()), 4);
-        activation::leaky_relu(y + x, 0.01)
-    };
-    for x in [[16, 8, 24, 24, 16], [16, 24, 12, 12, 8], [16, 48, 6, 6, 4]] {
-        milliseconds_row("residual block", &filter, x, [x[1], x[1], 3, 3, 3], block, burn_block);
-    }
+    settings.row("softmax [96, 3, 343, 343]", None, ([96, 3, 343, 343], [1]), true, &|x, _| match burn {
+        false => kernels::softmax(x),
+        true => activation::softmax(x, 3),
+    });
+    settings.row("layer_norm [73728, 48]", None, ([73728, 48], [48]), true, &|x, gamma| match burn {
+        false => kernels::layer_norm(x, gamma.clone(), gamma, 1e-5),
+        true => {
+            let centred = x.clone() - x.mean_dim(1);
+            let inverse = (centred.clone() * centred.clone()).mean_dim(1).add_scalar(1e-5).sqrt().recip();
+            centred * inverse * gamma.clone().unsqueeze() + gamma.unsqueeze()
+        }
+    });
+    // Two products of 16 values for each pair of tokens.
+    let (windows, heads, length, per_head) = (96, 3, 343, 16);
+    let flop = 4.0 * (windows * heads * length * length * per_head) as f64;
+    let shapes = ([windows, length, 3 * heads * per_head], [heads, length, length]);
+    settings.row("window_attention 96x343, 3 heads of 16", Some(flop), shapes, true, &|qkv, bias| match burn {
+        false => kernels::attention(qkv, Some(bias), None, heads),
+        true => {
+            let part = |i: usize| qkv.clone().narrow(2, i * 48, 48).reshape([windows, length, heads, per_head]).swap_dims(1, 2);
+            let scores = (part(0) * 0.25).matmul(part(1).transpose()) + bias.unsqueeze();
+            activation::softmax(scores, 3).matmul(part(2)).swap_dims(1, 2).reshape([windows, length, heads * per_head])
+        }
+    });
 }

@@ -3,7 +3,7 @@
 //! A node has a fixed number of parents; where an optional input is missing, the node of `x` stands in for it and no
 //! gradient is registered for that parent.
 
-use super::backend::{KernelBackend, NormAct, Window};
+use super::backend::{AttentionConfig, KernelBackend, NormAct, Window};
 use burn::backend::Autodiff;
 use burn::backend::autodiff::{
     NodeId,
@@ -79,6 +79,65 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
                 prep.finish(state, B::kernel_max_pool3d(x.primitive, window))
             }
             OpsKind::UnTracked(prep) => prep.finish(B::kernel_max_pool3d(x.primitive, window)),
+        }
+    }
+
+    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Option<FloatTensor<Self>>) -> FloatTensor<Self> {
+        let nodes = [x.node.clone(), weight.node.clone(), bias.as_ref().unwrap_or(&x).node.clone()];
+        let has_bias = bias.is_some();
+        let bias = bias.map(|bias| bias.primitive);
+        match LinearNode.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = (prep.checkpoint(&x), prep.checkpoint(&weight), has_bias);
+                prep.finish(state, B::kernel_linear(x.primitive, weight.primitive, bias))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::kernel_linear(x.primitive, weight.primitive, bias)),
+        }
+    }
+
+    fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match Gelu.prepare::<C>([x.node.clone()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = prep.checkpoint(&x);
+                prep.finish(state, B::kernel_gelu(x.primitive))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::kernel_gelu(x.primitive)),
+        }
+    }
+
+    fn kernel_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let y = B::kernel_softmax(x.primitive);
+        match Softmax.prepare::<C>([x.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(y.clone(), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn kernel_layer_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, beta: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        match LayerNorm.prepare::<C>([x.node.clone(), gamma.node.clone(), beta.node.clone()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = (prep.checkpoint(&x), prep.checkpoint(&gamma), epsilon);
+                prep.finish(state, B::kernel_layer_norm(x.primitive, gamma.primitive, beta.primitive, epsilon))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::kernel_layer_norm(x.primitive, gamma.primitive, beta.primitive, epsilon)),
+        }
+    }
+
+    fn kernel_attention(
+        qkv: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+        regions: Option<FloatTensor<Self>>,
+        config: AttentionConfig,
+    ) -> FloatTensor<Self> {
+        let nodes = [qkv.node.clone(), bias.as_ref().unwrap_or(&qkv).node.clone()];
+        let regions = regions.map(|regions| regions.primitive);
+        match Attention.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let bias_node = bias.as_ref().map(|bias| prep.checkpoint(bias));
+                let state = AttentionState { qkv: prep.checkpoint(&qkv), bias: bias_node, regions: regions.clone(), config };
+                prep.finish(state, B::kernel_attention(qkv.primitive, bias.map(|bias| bias.primitive), regions, config))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::kernel_attention(qkv.primitive, bias.map(|bias| bias.primitive), regions, config)),
         }
     }
 }
@@ -184,6 +243,114 @@ impl<B: KernelBackend> Backward<B, 1> for MaxPool3d {
         if let Some(node) = x_node {
             let x: FloatTensor<B> = checkpointer.retrieve_node_output(x);
             grads.register::<B>(node.id, B::kernel_max_pool3d_backward(x, dy, window));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LinearNode;
+
+impl<B: KernelBackend> Backward<B, 3> for LinearNode {
+    type State = (NodeId, NodeId, bool);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let ([x_node, weight_node, bias_node], (x, weight, has_bias)) = (ops.parents, ops.state);
+        let dy = grads.consume::<B>(&ops.node);
+        let x: FloatTensor<B> = checkpointer.retrieve_node_output(x);
+        let weight: FloatTensor<B> = checkpointer.retrieve_node_output(weight);
+        if let Some(node) = x_node {
+            grads.register::<B>(node.id, B::kernel_linear_dx(weight, dy.clone()));
+        }
+        let bias_node = bias_node.filter(|_| has_bias);
+        if weight_node.is_none() && bias_node.is_none() {
+            return;
+        }
+        let found = B::kernel_linear_backward(x, dy);
+        if let Some(node) = weight_node {
+            grads.register::<B>(node.id, found.weight);
+        }
+        if let Some(node) = bias_node {
+            grads.register::<B>(node.id, found.bias);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Gelu;
+
+impl<B: KernelBackend> Backward<B, 1> for Gelu {
+    type State = NodeId;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let ([x_node], x) = (ops.parents, ops.state);
+        let dy = grads.consume::<B>(&ops.node);
+        if let Some(node) = x_node {
+            grads.register::<B>(node.id, B::kernel_gelu_backward(checkpointer.retrieve_node_output(x), dy));
+        }
+    }
+}
+
+/// The output is kept.
+#[derive(Debug)]
+struct Softmax;
+
+impl<B: KernelBackend> Backward<B, 1> for Softmax {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let ([x_node], y) = (ops.parents, ops.state);
+        let dy = grads.consume::<B>(&ops.node);
+        if let Some(node) = x_node {
+            grads.register::<B>(node.id, B::kernel_softmax_backward(y, dy));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LayerNorm;
+
+impl<B: KernelBackend> Backward<B, 3> for LayerNorm {
+    type State = (NodeId, NodeId, f64);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let (parents, (x, gamma, epsilon)) = (ops.parents, ops.state);
+        let dy = grads.consume::<B>(&ops.node);
+        let (x, gamma) = (checkpointer.retrieve_node_output(x), checkpointer.retrieve_node_output(gamma));
+        let found = B::kernel_layer_norm_backward(x, gamma, dy, epsilon);
+        for (node, gradient) in parents.into_iter().zip([found.x, found.gamma, found.beta]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Attention;
+
+/// The weights are computed again in the backward pass.
+#[derive(Clone, Debug)]
+struct AttentionState<T> {
+    qkv: NodeId,
+    bias: Option<NodeId>,
+    regions: Option<T>,
+    config: AttentionConfig,
+}
+
+impl<B: KernelBackend> Backward<B, 2> for Attention {
+    type State = AttentionState<FloatTensor<B>>;
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let ([qkv_node, bias_node], state) = (ops.parents, ops.state);
+        let dy = grads.consume::<B>(&ops.node);
+        let qkv: FloatTensor<B> = checkpointer.retrieve_node_output(state.qkv);
+        let bias: Option<FloatTensor<B>> = state.bias.map(|bias| checkpointer.retrieve_node_output(bias));
+        let found = B::kernel_attention_backward(qkv, bias, state.regions, dy, state.config);
+        if let Some(node) = qkv_node {
+            grads.register::<B>(node.id, found.qkv);
+        }
+        if let (Some(node), Some(bias)) = (bias_node, found.bias) {
+            grads.register::<B>(node.id, bias);
         }
     }
 }

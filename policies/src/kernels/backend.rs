@@ -2,7 +2,8 @@
 //!
 //! `flex.rs` and `autodiff.rs` implement it.
 
-use super::fallback;
+use super::{fallback, fallback_rows};
+use burn::tensor::TensorMetadata;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor};
 
@@ -52,6 +53,39 @@ pub struct NormActGrads<B: Backend> {
     pub gamma: FloatTensor<B>,
     /// `[C]`
     pub beta: FloatTensor<B>,
+}
+
+/// What [`attention`](super::attention) computes besides its tensors.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionConfig {
+    /// Divides the width.
+    pub heads: usize,
+}
+
+/// Gradients of [`KernelBackend::kernel_linear`] with respect to its parameters.
+pub struct LinearGrads<B: Backend> {
+    /// `[O, I]`
+    pub weight: FloatTensor<B>,
+    /// `[O]`
+    pub bias: FloatTensor<B>,
+}
+
+/// Gradients of [`KernelBackend::kernel_layer_norm`].
+pub struct LayerNormGrads<B: Backend> {
+    /// `[R, C]`
+    pub x: FloatTensor<B>,
+    /// `[C]`
+    pub gamma: FloatTensor<B>,
+    /// `[C]`
+    pub beta: FloatTensor<B>,
+}
+
+/// Gradients of [`KernelBackend::kernel_attention`].
+pub struct AttentionGrads<B: Backend> {
+    /// `[W, L, 3 * H * E]`
+    pub qkv: FloatTensor<B>,
+    /// `[H, L, L]`
+    pub bias: Option<FloatTensor<B>>,
 }
 
 /// A backend that our networks run on: Burn's operations plus our own kernels.
@@ -126,6 +160,78 @@ pub trait KernelBackend: Backend {
     /// Gradient of `kernel_max_pool3d` with respect to `x`.
     fn kernel_max_pool3d_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>, window: Window) -> FloatTensor<Self> {
         fallback::max_pool3d_backward::<Self>(x, dy, window)
+    }
+
+    /// See [`linear`](super::linear).
+    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Option<FloatTensor<Self>>) -> FloatTensor<Self> {
+        fallback_rows::linear::<Self>(x, weight, bias)
+    }
+
+    /// Gradient of `kernel_linear` with respect to `x`.
+    fn kernel_linear_dx(weight: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(dy, weight)
+    }
+
+    /// Gradients of `kernel_linear` with respect to its parameters.
+    fn kernel_linear_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> LinearGrads<Self> {
+        fallback_rows::linear_backward::<Self>(x, dy)
+    }
+
+    /// See [`gelu`](super::gelu); any shape.
+    fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::gelu(x)
+    }
+
+    /// Gradient of `kernel_gelu`.
+    fn kernel_gelu_backward(x: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::gelu_backward(x, dy)
+    }
+
+    /// See [`softmax`](super::softmax): over the last axis of any shape.
+    fn kernel_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let axis = x.shape().num_dims() - 1;
+        Self::softmax(x, axis)
+    }
+
+    /// Gradient of `kernel_softmax` from its output.
+    fn kernel_softmax_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        fallback_rows::softmax_backward::<Self>(y, dy)
+    }
+
+    /// See [`layer_norm`](super::layer_norm): `[R, C]`.
+    fn kernel_layer_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, beta: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        fallback_rows::layer_norm::<Self>(x, gamma, beta, epsilon)
+    }
+
+    /// Gradients of `kernel_layer_norm`.
+    fn kernel_layer_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> LayerNormGrads<Self> {
+        fallback_rows::layer_norm_backward::<Self>(x, gamma, dy, epsilon)
+    }
+
+    /// See [`attention`](super::attention).
+    fn kernel_attention(
+        qkv: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+        regions: Option<FloatTensor<Self>>,
+        config: AttentionConfig,
+    ) -> FloatTensor<Self> {
+        fallback_rows::attention::<Self>(qkv, bias, regions, config)
+    }
+
+    /// Gradients of `kernel_attention` from the gradient `dy` of its output.
+    fn kernel_attention_backward(
+        qkv: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+        regions: Option<FloatTensor<Self>>,
+        dy: FloatTensor<Self>,
+        config: AttentionConfig,
+    ) -> AttentionGrads<Self> {
+        fallback_rows::attention_backward::<Self>(qkv, bias, regions, dy, config)
     }
 }
 

@@ -122,6 +122,6 @@ fn per_channel<B: Backend>(values_c: FloatTensor<B>) -> Tensor<B, 5> {
     tensor::<B, 1>(values_c).reshape([1, channels, 1, 1, 1])
 }
 
-fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
+pub fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }

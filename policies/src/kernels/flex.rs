@@ -1,13 +1,14 @@
 //! Burn's CPU backend: our own code for `f32`, Burn's operations for other element types.
 
-use super::backend::{KernelBackend, NormAct, NormActGrads, Window};
+use super::attention::{self, Attention};
+use super::backend::{AttentionConfig, AttentionGrads, KernelBackend, LayerNormGrads, LinearGrads, NormAct, NormActGrads, Window};
 use super::conv;
 use super::conv_weight::weight_gradient;
 use super::geometry::{Dims, Volumes};
 use super::simd::Isa;
-use super::{fallback, norm, pool};
+use super::{fallback, fallback_rows, layer_norm, linear, math, norm, pool, softmax};
 use burn::backend::Flex;
-use burn::tensor::ops::{ConvTransposeOptions, FloatTensor, ModuleOps};
+use burn::tensor::ops::{ActivationOps, ConvTransposeOptions, FloatTensor, FloatTensorOps, ModuleOps};
 use burn::tensor::{DType, TensorData, TensorMetadata};
 
 type FlexTensor = FloatTensor<Flex>;
@@ -120,6 +121,110 @@ impl KernelBackend for Flex {
         let x = volumes(&x);
         flex(pool::max_backward(x, dy.storage(), window), x.dims)
     }
+
+    fn kernel_linear(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
+        let Some([Some(x), Some(weight), bias]) = f32_inputs([Some(&x), Some(&weight), bias.as_ref()]) else {
+            return fallback_rows::linear::<Self>(x, weight, bias);
+        };
+        let size: [usize; 2] = weight.shape().dims();
+        let y = linear::forward(Isa::detect(), x.storage(), weight.storage(), bias.as_ref().map(FlexTensor::storage), size);
+        flex(y, [x.shape().dims::<2>()[0], size[0]])
+    }
+
+    fn kernel_linear_dx(weight: FlexTensor, dy: FlexTensor) -> FlexTensor {
+        let Some([Some(weight), Some(dy)]) = f32_inputs([Some(&weight), Some(&dy)]) else { return Self::float_matmul(dy, weight) };
+        let size: [usize; 2] = weight.shape().dims();
+        flex(linear::input_gradient(Isa::detect(), weight.storage(), dy.storage(), size), [dy.shape().dims::<2>()[0], size[1]])
+    }
+
+    fn kernel_linear_backward(x: FlexTensor, dy: FlexTensor) -> LinearGrads<Self> {
+        let size @ [outputs, inputs] = [dy.shape().dims::<2>()[1], x.shape().dims::<2>()[1]];
+        let Some([Some(x), Some(dy)]) = f32_inputs([Some(&x), Some(&dy)]).filter(|_| linear::fits(inputs)) else {
+            return fallback_rows::linear_backward::<Self>(x, dy);
+        };
+        let (weight, bias) = linear::weight_gradient(Isa::detect(), x.storage(), dy.storage(), size);
+        LinearGrads { weight: flex(weight, size), bias: flex(bias, [outputs]) }
+    }
+
+    fn kernel_gelu(x: FlexTensor) -> FlexTensor {
+        let Some([Some(x)]) = f32_inputs([Some(&x)]) else { return Self::gelu(x) };
+        like(math::gelu(Isa::detect(), x.storage()), &x)
+    }
+
+    fn kernel_gelu_backward(x: FlexTensor, dy: FlexTensor) -> FlexTensor {
+        let Some([Some(x), Some(dy)]) = f32_inputs([Some(&x), Some(&dy)]) else { return Self::gelu_backward(x, dy) };
+        like(math::gelu_backward(Isa::detect(), x.storage(), dy.storage()), &x)
+    }
+
+    fn kernel_softmax(x: FlexTensor) -> FlexTensor {
+        let (shape, axis) = (x.shape(), x.shape().num_dims() - 1);
+        let Some([Some(x)]) = f32_inputs([Some(&x)]) else { return Self::softmax(x, axis) };
+        like(softmax::forward(Isa::detect(), x.storage(), shape[axis]), &x)
+    }
+
+    fn kernel_softmax_backward(y: FlexTensor, dy: FlexTensor) -> FlexTensor {
+        let width = y.shape()[y.shape().num_dims() - 1];
+        let Some([Some(y), Some(dy)]) = f32_inputs([Some(&y), Some(&dy)]) else { return fallback_rows::softmax_backward::<Self>(y, dy) };
+        like(softmax::backward(Isa::detect(), y.storage(), dy.storage(), width), &y)
+    }
+
+    fn kernel_layer_norm(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, epsilon: f64) -> FlexTensor {
+        let Some([Some(x), Some(gamma), Some(beta)]) = f32_inputs([Some(&x), Some(&gamma), Some(&beta)]) else {
+            return fallback_rows::layer_norm::<Self>(x, gamma, beta, epsilon);
+        };
+        like(layer_norm::forward(Isa::detect(), x.storage(), gamma.storage(), beta.storage(), epsilon as f32), &x)
+    }
+
+    fn kernel_layer_norm_backward(x: FlexTensor, gamma: FlexTensor, dy: FlexTensor, epsilon: f64) -> LayerNormGrads<Self> {
+        let Some([Some(x), Some(gamma), Some(dy)]) = f32_inputs([Some(&x), Some(&gamma), Some(&dy)]) else {
+            return fallback_rows::layer_norm_backward::<Self>(x, gamma, dy, epsilon);
+        };
+        let [dx, dgamma, dbeta] = layer_norm::backward(Isa::detect(), x.storage(), gamma.storage(), dy.storage(), epsilon as f32);
+        LayerNormGrads { x: like(dx, &x), gamma: like(dgamma, &gamma), beta: like(dbeta, &gamma) }
+    }
+
+    fn kernel_attention(qkv: FlexTensor, bias: Option<FlexTensor>, regions: Option<FlexTensor>, config: AttentionConfig) -> FlexTensor {
+        let Some([Some(qkv_f32), bias_f32, regions_f32]) = attention_inputs([Some(&qkv), bias.as_ref(), regions.as_ref(), None], config)
+            .map(|[qkv, bias, regions, _]| [qkv, bias, regions])
+        else {
+            return fallback_rows::attention::<Self>(qkv, bias, regions, config);
+        };
+        let inputs = attention_of(&qkv_f32, bias_f32.as_ref(), regions_f32.as_ref(), config);
+        flex(inputs.forward(Isa::detect()), [qkv.shape().dims::<3>()[0], inputs.length, inputs.width])
+    }
+
+    fn kernel_attention_backward(
+        qkv: FlexTensor,
+        bias: Option<FlexTensor>,
+        regions: Option<FlexTensor>,
+        dy: FlexTensor,
+        config: AttentionConfig,
+    ) -> AttentionGrads<Self> {
+        let found = attention_inputs([Some(&qkv), bias.as_ref(), regions.as_ref(), Some(&dy)], config);
+        let Some([Some(qkv_f32), bias_f32, regions_f32, Some(dy)]) = found else {
+            return fallback_rows::attention_backward::<Self>(qkv, bias, regions, dy, config);
+        };
+        let inputs = attention_of(&qkv_f32, bias_f32.as_ref(), regions_f32.as_ref(), config);
+        let (dqkv, dbias) = inputs.backward(Isa::detect(), dy.storage());
+        AttentionGrads { qkv: like(dqkv, &qkv_f32), bias: bias_f32.as_ref().map(|bias| like(dbias, bias)) }
+    }
+}
+
+/// As [`f32_inputs`], where our attention takes the heads' size.
+fn attention_inputs<const N: usize>(inputs: [Option<&FlexTensor>; N], config: AttentionConfig) -> Option<[Option<FlexTensor>; N]> {
+    let [_, length, width] = inputs.first().copied().flatten()?.shape().dims();
+    if attention::fits(width / 3 / config.heads, length) { f32_inputs(inputs) } else { None }
+}
+
+fn attention_of<'a>(
+    qkv: &'a FlexTensor,
+    bias: Option<&'a FlexTensor>,
+    regions: Option<&'a FlexTensor>,
+    config: AttentionConfig,
+) -> Attention<'a> {
+    let [_, length, width] = qkv.shape().dims();
+    let [bias, regions] = [bias, regions].map(|input| input.map(FlexTensor::storage));
+    Attention { qkv: qkv.storage(), bias, regions, heads: config.heads, length, width: width / 3 }
 }
 
 /// Contiguous versions of the inputs that are there, unless one isn't `f32`.
@@ -130,6 +235,10 @@ fn f32_inputs<const N: usize>(inputs: [Option<&FlexTensor>; N]) -> Option<[Optio
 
 fn volumes(tensor: &FlexTensor) -> Volumes<'_> {
     Volumes { values: tensor.storage(), dims: tensor.shape().dims() }
+}
+
+fn like(values: Vec<f32>, shape_of: &FlexTensor) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape_of.shape()))
 }
 
 fn flex<const D: usize>(values: Vec<f32>, dims: [usize; D]) -> FlexTensor {

@@ -7,33 +7,40 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `backend.rs`, `fallback.rs` | the trait; its methods from Burn's operations |
+//! | `backend.rs`, `fallback.rs`, `fallback_rows.rs` | the trait; its methods from Burn's operations |
 //! | `flex.rs`, `autodiff.rs` | the CPU's implementation; the backward nodes |
 //! | `norm.rs`, `pool.rs` | group norm + residual + activation, max pooling |
+//! | `linear.rs`, `layer_norm.rs`, `softmax.rs`, `attention.rs`, `math.rs` | transformers: rows of tokens; GELU |
 //! | `conv.rs`, `conv_weight.rs`, `geometry.rs` | convolution on slices: work split; what each output position reads |
 //! | `tile.rs`, `simd.rs` | the inner loops, generic over the instruction set |
 //! | `pack.rs`, `pack_weight.rs`, `scratch.rs` | channels-last copies, packed weights, reused buffers |
 //!
 //! Shapes: N batch, C / I / O channels, D, H, W = the volume's x, y, z (W is contiguous).
 
+mod attention;
 mod autodiff;
 mod backend;
 mod conv;
 mod conv_weight;
 mod fallback;
+mod fallback_rows;
 mod flex;
 mod geometry;
+mod layer_norm;
+mod linear;
+mod math;
 mod norm;
 mod pack;
 mod pack_weight;
 mod pool;
 mod scratch;
 mod simd;
+mod softmax;
 #[cfg(test)]
 mod tests;
 mod tile;
 
-pub use backend::{KernelBackend, NormAct, Window};
+pub use backend::{AttentionConfig, KernelBackend, NormAct, Window};
 
 use burn::tensor::{Tensor, TensorPrimitive};
 
@@ -114,6 +121,54 @@ pub fn max_pool3d<B: KernelBackend>(x_ncdhw: Tensor<B, 5>, kernel: [usize; 3], s
     window.check(size);
     assert!((0..3).all(|a| 2 * padding[a] <= kernel[a]), "max_pool3d: padding {padding:?} is more than half of the kernel {kernel:?}");
     Tensor::from_primitive(TensorPrimitive::Float(B::kernel_max_pool3d(primitive(x_ncdhw), window)))
+}
+
+/// Linear layer `x_RI weight_OI' + bias_O`, `[R, O]`.
+pub fn linear<B: KernelBackend>(x_ri: Tensor<B, 2>, weight_oi: Tensor<B, 2>, bias_o: Option<Tensor<B, 1>>) -> Tensor<B, 2> {
+    let ([_, inputs], [_, weight_inputs]) = (x_ri.dims(), weight_oi.dims());
+    assert_eq!(inputs, weight_inputs, "linear: rows have {inputs} values, the weight takes {weight_inputs}");
+    let y = B::kernel_linear(primitive(x_ri), primitive(weight_oi), bias_o.map(primitive));
+    Tensor::from_primitive(TensorPrimitive::Float(y))
+}
+
+/// `x` times the standard normal distribution function of `x` (PyTorch's default, not the approximation by tanh).
+pub fn gelu<B: KernelBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(B::kernel_gelu(primitive(x))))
+}
+
+/// Softmax over the last axis.
+pub fn softmax<B: KernelBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(B::kernel_softmax(primitive(x))))
+}
+
+/// Layer norm over the last axis (biased variance), `x_RC`.
+pub fn layer_norm<B: KernelBackend>(x_rc: Tensor<B, 2>, gamma_c: Tensor<B, 1>, beta_c: Tensor<B, 1>, epsilon: f64) -> Tensor<B, 2> {
+    let ([_, width], [gamma], [beta]) = (x_rc.dims(), gamma_c.dims(), beta_c.dims());
+    assert!(width == gamma && width == beta, "layer_norm: rows have {width} values, gamma {gamma}, beta {beta}");
+    let y = B::kernel_layer_norm(primitive(x_rc), primitive(gamma_c), primitive(beta_c), epsilon);
+    Tensor::from_primitive(TensorPrimitive::Float(y))
+}
+
+/// Multi-head self-attention within windows: `softmax(q k' / sqrt(E) + bias) v` of each head, `[W, L, H * E]`.
+///
+/// `qkv` is `[W, L, 3 * H * E]`: queries, keys and values, each with the heads side by side. `bias_hll` is added to every window's
+/// scores. `regions_sl` (S divides W: the windows of a sample, samples one after the other) lowers scores between tokens of
+/// different numbers by 100, as shifted windows need.
+pub fn attention<B: KernelBackend>(
+    qkv: Tensor<B, 3>,
+    bias_hll: Option<Tensor<B, 3>>,
+    regions_sl: Option<Tensor<B, 2>>,
+    heads: usize,
+) -> Tensor<B, 3> {
+    let [windows, length, width] = qkv.dims();
+    assert!(heads > 0 && width.is_multiple_of(3 * heads), "attention: {width} values are not 3 parts of {heads} heads");
+    let bias_fits = bias_hll.as_ref().is_none_or(|bias| bias.dims() == [heads, length, length]);
+    assert!(bias_fits, "attention: the bias is not [{heads}, {length}, {length}]");
+    let regions_fit = |regions: &Tensor<B, 2>| regions.dims()[1] == length && windows.is_multiple_of(regions.dims()[0]);
+    assert!(regions_sl.as_ref().is_none_or(regions_fit), "attention: the regions are not those of {windows} windows of {length}");
+    let (bias, regions) = (bias_hll.map(primitive), regions_sl.map(primitive));
+    let y = B::kernel_attention(primitive(qkv), bias, regions, AttentionConfig { heads });
+    Tensor::from_primitive(TensorPrimitive::Float(y))
 }
 
 /// Mean over the volume, `[N, C]`.

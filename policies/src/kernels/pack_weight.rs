@@ -58,6 +58,12 @@ impl WeightBlock<'_> {
             let input = (self.inputs.start + c) * self.strides.input;
             for (packed, tap) in self.taps.iter().enumerate() {
                 let row = &mut to[(packed * self.depth + c) * self.width..][..self.width];
+                if self.strides.out == 1 {
+                    let outputs = &self.weight[input + tap..][self.outputs.clone()];
+                    row[..outputs.len()].copy_from_slice(outputs);
+                    row[outputs.len()..].fill(0.0);
+                    continue;
+                }
                 for (o, value) in row.iter_mut().enumerate() {
                     *value = self.weight[self.output(o) + input + tap];
                 }

@@ -11,6 +11,8 @@ use burn::backend::{Autodiff, Flex};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{DType, TensorData, activation, module};
 
+mod rows;
+
 type Cpu = Autodiff<Flex>;
 
 /// Repeatable values in -1..1.
