@@ -56,6 +56,26 @@ fn a_jpeg_2000_series_lies_on_the_grid_of_its_mask() {
 }
 
 #[test]
+fn a_cut_jpeg_2000_stream_is_refused() {
+    let Some(dir) = shared("data/ct/totalseg_dicom") else { return };
+    let name = "CT.1.3.12.2.1107.5.1.4.60064.30000022120808113428000016573";
+    let bytes = std::fs::read(dir.join(name)).unwrap();
+    let start = bytes.windows(4).position(|w| w == [0xFF, 0x4F, 0xFF, 0x51]).unwrap();
+    let end = bytes.windows(2).rposition(|w| w == [0xFF, 0xD9]).unwrap() + 2;
+    let slice = |stream: &[u8]| {
+        let mut slice = CtSlice::at(0.0, 0).with(tags::PIXEL_DATA, writer::Value::Fragments(vec![stream.to_vec()]));
+        slice.dcm.syntax = "1.2.840.10008.1.2.4.90";
+        slice.with(tags::ROWS, 512).with(tags::COLUMNS, 512).with(tags::BITS_STORED, 12).with(tags::HIGH_BIT, 11).with(tags::PIXEL_REPRESENTATION, 0)
+    };
+    let whole = read_one(&slice(&bytes[start..end])).unwrap().item;
+    let own = crate::io::open(&dir.join(name)).unwrap();
+    assert!(whole.data.iter().zip(&own.data).all(|(a, b)| a - 1024.0 == *b));
+    for part in [3, 10, 50, 90, 99] {
+        assert_refused(read_one(&slice(&bytes[start..start + (end - start) * part / 100])), &["JPEG 2000"]);
+    }
+}
+
+#[test]
 fn a_tilted_head_is_resampled_at_its_positions() {
     let Some(dir) = shared("data/ct/ge_head_dicom") else { return };
     let opened = crate::io::read(&dir).unwrap();
@@ -124,7 +144,7 @@ fn odd_files_are_read_or_refused_in_a_sentence() {
         ("dicom_ExplVR_BigEnd.dcm", "colour image"),
         ("dicom_MR_truncated.dcm", "8192"),
         ("dicom_badVR.dcm", "RTDOSE"),
-        ("dicom_emri_small_jpeg_2k_lossless_too_short.dcm", "JPEG 2000"),
+        ("dicom_emri_small_jpeg_2k_lossless_too_short.dcm", "without a position"),
         ("dicom_image_dfl.dcm", "without a position"),
         ("dicom_meta_missing_tsyntax.dcm", "image"),
         ("dicom_rtplan_truncated.dcm", "cut short"),
