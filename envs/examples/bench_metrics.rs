@@ -1,6 +1,7 @@
 //! Dice, NSD at 2 mm and components of two 512x512x200 lesion masks with scattered false positives, in CPU seconds.
 //!
-//! `cargo run --release -p panscreen-envs --example bench_metrics [false positives]`
+//! `cargo run --release -p panscreen-envs --example bench_metrics [false positives [file for the masks]]`, or, beside the Python packages,
+//! `python scripts/bench_metrics.py`.
 
 use panscreen_envs::metrics::{Matching, Pair, SurfaceKind, match_lesions};
 
@@ -76,16 +77,23 @@ fn main() {
             "round {round}: {:.3} CPU s (runs {runs:.3}, Dice {dice_seconds:.3}, NSD {nsd_seconds:.3}, components {components_seconds:.3})",
             last - start
         );
+        let findings = found.findings.as_ref().map_or(0, Vec::len);
         println!(
-            "  {dice:?}, NSD {nsd:?}, HD95 {hd95:?}; surfels {} and {}; {} of {} lesions hit, {} false positives",
+            "  dice={} nsd={} hd95={} lesions={} findings={findings}; surfels {} and {}, {} lesions hit, {} false positives",
+            dice.value().unwrap_or(f64::NAN),
+            nsd.value().unwrap_or(f64::NAN),
+            hd95.value().unwrap_or(f64::NAN),
+            found.lesions.len(),
             distances.reference_to_predicted.count(),
             distances.predicted_to_reference.count(),
             found.hits(),
-            found.lesions.len(),
             found.false_positives().count()
         );
     }
-    println!("peak memory {:?} MiB, of which the masks and the program {masks_mib:?} MiB", peak_mib());
+    if let (Some(masks), Some(peak)) = (masks_mib, peak_mib()) {
+        let beyond = (peak - masks) * 1024.0 * 1024.0 / voxels as f64;
+        println!("peak memory {peak:.0} MiB, of which the masks and the program {masks:.0} MiB: {beyond:.2} bytes a voxel beyond them");
+    }
     if let Some(path) = std::env::args().nth(2) {
         // For the same measurement with other programs.
         let _ = std::fs::write(path, [reference, predicted].concat());

@@ -192,8 +192,8 @@ fn sensitivity_by_lesion_size() {
     );
     assert!(classes[3].sensitivity.value().is_none() && classes[3].interval.is_none());
     assert_eq!(classes[0].interval, wilson(2, 2, 0.95));
-    // A ball of 10 mm has 0.5236 mL.
-    assert_close(Size::DiameterMm.of(0.523_598_775_6), 10.0, 1e-9, "diameter");
+    // A ball of 10 mm has pi / 6 mL.
+    assert_close(Size::DiameterMm.of(std::f64::consts::FRAC_PI_6), 10.0, 1e-9, "diameter");
     for size in [Size::Ml, Size::DiameterMm] {
         assert!(size.usual_limits().is_sorted());
     }
@@ -249,7 +249,7 @@ fn findings_on_lesions_have_their_best_score() {
         .collect();
     let want = (numbers(&golden["fp"]), numbers(&golden["tp"]));
     let mut response = FreeResponse::default();
-    let mut lesions = vec![None; 3];
+    let mut lesions = [None; 3];
     // Points that touch would be one finding: every point is a scan of its own.
     points.sort_by_key(|(v, _)| at(*v));
     for (v, score) in points {
