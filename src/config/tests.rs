@@ -7,6 +7,8 @@ use panscreen_policies::losses::DiceCeConfig;
 use panscreen_policies::nets::{PatchMerging, ResNetConfig, SwinUnetrConfig};
 use panscreen_policies::objectives::{self, DapoConfig, GrlConfig, ObjectiveKind};
 
+use panscreen_envs::rng::{RngExt, stream};
+
 use super::*;
 
 const CONFIGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/configs");
@@ -375,5 +377,57 @@ fn damaged_texts_do_not_panic() {
             let _ = read(&format!("{}{odd}{}", &text[..at], &text[at + 1..]), &[]);
         }
         let _ = read("", &[&text[at..(at + 30).min(text.len())]]);
+    }
+}
+
+/// `scripts/fuzz.sh` sets `PANSCREEN_FUZZ_EXECUTIONS` to 200,000.
+#[test]
+fn damaged_configs_are_refused_and_never_panic() {
+    let executions = std::env::var("PANSCREEN_FUZZ_EXECUTIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(2000u64);
+    let good: Vec<String> = ["default.toml", "demo.toml", "sarcoma.toml", "parity/gf_screen.toml"]
+        .iter()
+        .map(|name| std::fs::read_to_string(Path::new(CONFIGS).join(name)).unwrap())
+        .collect();
+    let pieces = [
+        "[",
+        "]",
+        "{",
+        "}",
+        "=",
+        "\"",
+        "-",
+        "1e999",
+        "nan",
+        "inf",
+        "99999999999999999999",
+        "0",
+        "true",
+        "\n",
+        "#",
+        "base = \"x\"",
+        ".",
+        "\u{1F9A0}",
+    ];
+    for execution in 0..executions {
+        let mut r = stream(7, "config fuzz", 0, execution);
+        let mut text: Vec<char> = good[r.random_range(0..good.len())].chars().collect();
+        for _ in 0..r.random_range(1..=6) {
+            let at = r.random_range(0..text.len());
+            let end = (at + r.random_range(0..12)).min(text.len());
+            let piece: Vec<char> = pieces[r.random_range(0..pieces.len())].chars().collect();
+            match r.random_range(0..4) {
+                0 => drop(text.splice(at..at, piece)),
+                1 => drop(text.splice(at..end, piece)),
+                2 => drop(text.drain(at..end)),
+                _ => text[at] = char::from(r.random_range(32..127u8)),
+            }
+            if text.is_empty() {
+                break;
+            }
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(e) = open_text(Path::new("fuzz.toml"), &text, &[]) {
+            let _ = e.to_string();
+        }
     }
 }

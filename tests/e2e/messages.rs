@@ -75,7 +75,7 @@ fn errors_and_exit_codes() {
         (
             &["screen", "empty", "--model", "untrained", "--out", "o"],
             3,
-            "error: empty: no .nii or .nii.gz file, expected a folder of scans; check the path\n".into(),
+            "error: empty: no scan (NIfTI, DICOM, NRRD or MetaImage), expected a folder of scans; check the path\n".into(),
         ),
         (
             &["screen", "data/imagesTr", "data.root=x", "--model", "untrained", "--out", "o"],

@@ -30,9 +30,9 @@ fn cohort_train_screen_evaluate() {
     let summary = world.json(1, &screen);
     assert_eq!((with_status(&summary, "screened").len(), with_status(&summary, "failed")), (6, vec!["broken".into()]));
     let cause = summary["cases"][0]["cause"].as_str().unwrap();
-    assert!(cause.starts_with("content that is no NIfTI header"), "{cause}");
+    assert!(cause.starts_with("content that is no NIfTI, DICOM or NRRD header"), "{cause}");
     let said = world.run(&screen).err;
-    assert!(said.starts_with("warning: data/imagesTr/broken.nii.gz: content that is no NIfTI header"), "{said}");
+    assert!(said.starts_with("warning: data/imagesTr/broken.nii.gz: content that is no NIfTI, DICOM or NRRD header"), "{said}");
     std::fs::remove_file(world.path("data/imagesTr/broken.nii.gz")).unwrap();
 
     for case in ["phantom_0000", "phantom_0003"] {

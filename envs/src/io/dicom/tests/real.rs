@@ -65,7 +65,12 @@ fn a_cut_jpeg_2000_stream_is_refused() {
     let slice = |stream: &[u8]| {
         let mut slice = CtSlice::at(0.0, 0).with(tags::PIXEL_DATA, writer::Value::Fragments(vec![stream.to_vec()]));
         slice.dcm.syntax = "1.2.840.10008.1.2.4.90";
-        slice.with(tags::ROWS, 512).with(tags::COLUMNS, 512).with(tags::BITS_STORED, 12).with(tags::HIGH_BIT, 11).with(tags::PIXEL_REPRESENTATION, 0)
+        slice
+            .with(tags::ROWS, 512)
+            .with(tags::COLUMNS, 512)
+            .with(tags::BITS_STORED, 12)
+            .with(tags::HIGH_BIT, 11)
+            .with(tags::PIXEL_REPRESENTATION, 0)
     };
     let whole = read_one(&slice(&bytes[start..end])).unwrap().item;
     let own = crate::io::open(&dir.join(name)).unwrap();
