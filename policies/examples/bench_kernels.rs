@@ -54,11 +54,8 @@ impl Settings {
         stat.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).expect("nanoseconds") * 1e-9
     }
 
-    /// Seconds of `run`, in samples.
-    fn measure(&self, run: &mut dyn FnMut()) -> Vec<f64> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads);
-        let pool = if self.threads == 1 { pool.use_current_thread() } else { pool };
-        let _ = pool.build_global();
+    /// Seconds of `run` less those of `scaffold`, in samples.
+    fn measure(&self, run: &mut dyn FnMut(), scaffold: &mut dyn FnMut()) -> Vec<f64> {
         let start = Instant::now();
         run();
         let (mut samples, began) = (Vec::new(), Instant::now());
@@ -68,13 +65,14 @@ impl Settings {
                 run();
                 runs += 1;
             }
-            samples.push((self.clock(start) - from) / runs as f64);
+            let middle = self.clock(start);
+            (0..runs).for_each(|_| scaffold());
+            samples.push((2.0 * middle - from - self.clock(start)) / runs as f64);
         }
         samples
     }
 
-    fn report(&self, name: &str, flop: Option<f64>, mut samples: Vec<f64>, scaffold: f64) {
-        samples.iter_mut().for_each(|sample| *sample -= scaffold);
+    fn report(&self, name: &str, flop: Option<f64>, samples: Vec<f64>) {
         let seconds = median(&samples);
         let gflops = flop.map(|flop| flop / seconds / 1e9);
         if self.json {
@@ -112,19 +110,20 @@ impl Settings {
         if let Some(name) = forward {
             let (x, parameters) = (x.clone().inner(), parameters.clone().inner());
             let constant = |x: &Tensor<Flex, D>| X::<D>::from_inner(x.clone());
-            let samples = self.measure(&mut || drop(op(constant(&x), X::<P>::from_inner(parameters.clone()))));
-            self.report(&name, flop, samples, 0.0);
+            let samples = self.measure(&mut || drop(op(constant(&x), X::<P>::from_inner(parameters.clone()))), &mut || ());
+            self.report(&name, flop, samples);
         }
         if let Some(name) = both {
             let (x, parameters) = (if with_dx { x.require_grad() } else { x }, parameters.require_grad());
             let y = op(x.clone(), parameters.clone());
             let dy = random(y.dims());
-            let samples = self.measure(&mut || drop((op(x.clone(), parameters.clone()) * dy.clone()).sum().backward()));
             // What it takes Burn to bring the gradient to the output isn't the operation's.
-            let y = y.detach().require_grad();
-            let scaffold = median(&self.measure(&mut || drop((y.clone() * dy.clone()).sum().backward())));
+            let output = y.detach().require_grad();
+            let samples = self.measure(&mut || drop((op(x.clone(), parameters.clone()) * dy.clone()).sum().backward()), &mut || {
+                drop((output.clone() * dy.clone()).sum().backward())
+            });
             let passes = if with_dx { 3.0 } else { 2.0 };
-            self.report(&name, flop.map(|flop| passes * flop), samples, scaffold);
+            self.report(&name, flop.map(|flop| passes * flop), samples);
         }
     }
 }
@@ -141,6 +140,10 @@ fn random<const D: usize>(shape: [usize; D]) -> X<D> {
 
 fn main() {
     let settings = Settings::parse();
+    // Before anything runs: the first use makes a pool of all cores.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(settings.threads);
+    let pool = if settings.threads == 1 { pool.use_current_thread() } else { pool };
+    pool.build_global().expect("a thread pool");
     convolutions(&settings);
     volumes(&settings);
     rows(&settings);
