@@ -20,8 +20,8 @@ pub struct ObjectiveConfig {
     /// With `env.group = "masks"`: selections sampled of every observation. Range 2 to 256. Default `8`.
     #[schemars(range(min = 2, max = 256))]
     pub masks: usize,
-    /// The objective, by name, and its settings. Actions are sampled with `env.group = "masks"` only; in the other groups each sub-volume is an action
-    /// "select" with a reward of its own, as published.
+    /// The objective, by name, and its settings. Actions are sampled with `env.group = "masks"` only; in the other groups each sub-volume is an
+    /// action "select" with a reward of its own, as published.
     #[serde(flatten)]
     pub kind: ObjectiveKind,
 }

@@ -1,15 +1,14 @@
 //! Checks that see several keys, or the same key in several layers.
 
+use panscreen_policies::objectives::Needs;
 use serde_json::{Map, Value};
 
 use super::layers::Layers;
-use panscreen_policies::objectives::Needs;
-
 use super::schema::{join, kinds, properties, schema, tag};
 use super::{Config, ConfigError, GroupKind, Loaded};
 
-/// For each table with several kinds (`glance.kind`, `objective.name`): only the keys of the chosen kind stay. One that a base set for another kind is
-/// dropped; one that was set together with the kind, or after it, is a mistake.
+/// For each table with several kinds (`glance.kind`, `objective.name`): only the keys of the chosen kind stay. One that a base set for another
+/// kind is dropped; one that was set together with the kind, or after it, is a mistake.
 pub(super) fn resolve_kinds(layers: &Layers) -> Result<Map<String, Value>, ConfigError> {
     let mut values = layers.values.clone();
     for (name, table) in properties(schema()).into_iter().flatten() {
@@ -32,7 +31,7 @@ pub(super) fn resolve_kinds(layers: &Layers) -> Result<Map<String, Value>, Confi
                 return Err(layers.error(
                     &full,
                     message,
-                    &format!("not a key of this {tag} of [{name}]"),
+                    &format!("not a key of this kind of [{name}]"),
                     &format!("it is a key of {owners}"),
                 ));
             }

@@ -9,7 +9,8 @@ use super::{Advantages, ImportanceSampling, Needs, Objective, ObjectiveInfo, Old
 /// `-mean_sw min(rho A, clip(rho) A) - ent_coef * mean entropy`, `A = R - V` of each decision, whitened over all.
 ///
 /// V is a linear head on Glance's pooled features, taught by [`value_loss`] with an optimiser of its own; no gradient of it reaches Glance, so
-/// there is no `vf_coef` to weigh the two. It judges a sub-volume, not a selection. Source: Schulman et al. (2017), with the settings of TRL's `PPOTrainer`.
+/// there is no `vf_coef` to weigh the two. It judges a sub-volume, not a selection.
+/// Source: Schulman et al. (2017), with the settings of TRL's `PPOTrainer`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PpoConfig {

@@ -86,7 +86,7 @@ impl Samples {
     }
 }
 
-/// What an objective may use of a step over G sub-volumes. Only what [`super::Needs`] and [`super::OldPolicy`] of the objective ask for has to be there.
+/// What an objective may use of a step over G sub-volumes. Only what its [`super::Needs`] and [`super::OldPolicy`] ask for has to be there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rollout {
     /// Log-odds of "select" of the old policy, `[G]`.
