@@ -92,7 +92,7 @@ fn errors_and_exit_codes() {
         (
             &["evaluate", "--pred", "empty", "--ref", "empty"],
             3,
-            "error: empty: no .nii or .nii.gz file, expected reference masks; check the path\n".into(),
+            "error: empty: no label map (NIfTI, NRRD, MetaImage, DICOM SEG), expected reference masks; check the path\n".into(),
         ),
         (
             &["data", "phantom", "--cases", "3", "--split", "1,1,9", "--out", "o"],
