@@ -31,6 +31,9 @@ const NUMBERS: [&str; 16] = [
     "",
 ];
 
+/// Reads a file; whether it could be used.
+type Run = fn(&Path) -> bool;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut format, mut executions, mut seed) = ("nrrd".to_owned(), 200_000u64, 1u64);
     let mut args = std::env::args().skip(1);
@@ -45,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let dir = std::env::temp_dir().join(format!("panscreen_fuzz_{}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
-    let (corpus, run): (Vec<Vec<u8>>, fn(&Path) -> bool) = match format.as_str() {
+    let (corpus, run): (Vec<Vec<u8>>, Run) = match format.as_str() {
         "nrrd" => (scans(&dir)?, |path| {
             let volume = io::read(path);
             let labels = io::read_labels(path, None);

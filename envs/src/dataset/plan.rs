@@ -323,7 +323,7 @@ mod tests {
                 let at = format!("{spacing:?} {memory} GiB: {p:?}");
                 for a in 0..3 {
                     let divisor: usize = p.strides.iter().map(|s| s[a]).product();
-                    assert!(p.window[a] % divisor == 0 && (4..=512).contains(&p.window[a]), "{at}");
+                    assert!(p.window[a].is_multiple_of(divisor) && (4..=512).contains(&p.window[a]), "{at}");
                 }
                 assert!(p.widths.len() == p.strides.len() && p.blocks.len() == p.widths.len() && p.widths.len() >= 2, "{at}");
                 let warned = p.rules.iter().any(|r| r.because.contains("MORE THAN GIVEN"));

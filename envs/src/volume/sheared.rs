@@ -29,9 +29,9 @@ pub(super) fn upright(from: &Geometry, spacing_mm: [f64; 3]) -> Result<Geometry>
         let low: f64 = reach.iter().map(|v| v.min(0.0)).sum();
         let high: f64 = reach.iter().map(|v| v.max(0.0)).sum();
         grid.shape[a] = checked_len(high - low + 1.0, from.shape[a], from.spacing_mm()[a], spacing_mm[a])?;
-        for row in 0..3 {
-            grid.affine[row][a] = r[a][row] * spacing_mm[a];
-            grid.affine[row][3] += grid.affine[row][a] * low;
+        for (row, direction) in grid.affine.iter_mut().zip(r[a]) {
+            row[a] = direction * spacing_mm[a];
+            row[3] += row[a] * low;
         }
     }
     Ok(grid)

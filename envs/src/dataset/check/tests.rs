@@ -19,8 +19,11 @@ fn scan(seed: u64, side: usize, geometry: &Geometry) -> (Volume, Vec<u8>) {
     (Volume { data, geometry: geometry.clone() }, mask)
 }
 
+/// Writes a case into a folder, and gives its line in the list.
+type Make<'a> = &'a dyn Fn(&Path) -> String;
+
 /// A folder with one good case `good`, and whatever `more` writes and lists.
-fn report(more: &[(&str, &dyn Fn(&Path) -> String)], spacing_mm: Option<[f64; 3]>) -> CohortReport {
+fn report(more: &[(&str, Make)], spacing_mm: Option<[f64; 3]>) -> CohortReport {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
     let mut listed = vec![write(root, "good", 0, 3, |g| g, |_| {})];

@@ -317,7 +317,10 @@ pub fn pieces(
         if needed > there {
             return Err(short(format!("{there} bytes of pixels where {needed} should be")));
         }
-        let frame = |i: u64| vec![head.at as u64 + i * frame_bytes..head.at as u64 + (i + 1) * frame_bytes];
+        let frame = |i: u64| {
+            let start = head.at as u64 + i * frame_bytes;
+            std::iter::once(start..start + frame_bytes).collect()
+        };
         return Ok((store, (0..frames as u64).map(frame).collect()));
     }
     if syntax == Syntax::Native {

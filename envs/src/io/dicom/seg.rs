@@ -100,10 +100,10 @@ fn parse(content: Content, classes: &ClassTable) -> Result<(Geometry, Segmentati
         _ => Values::Binary,
     };
     let refuse = |found: String, expected: &str| Err(Error::file(&path, found, expected, "export the segmentation again"));
-    if layout.bits_allocated > 16 || (layout.bits_allocated == 1) != matches!(kind, Values::Binary | Values::Fractional { from: 1 }) {
-        if layout.bits_allocated != 8 && layout.bits_allocated != 16 {
-            return refuse(format!("{} bits a pixel", layout.bits_allocated), "1, 8 or 16 bits");
-        }
+    let one_bit = matches!(kind, Values::Binary | Values::Fractional { from: 1 });
+    let can_be = matches!(layout.bits_allocated, 8 | 16) || (layout.bits_allocated == 1 && one_bit);
+    if !can_be {
+        return refuse(format!("{} bits a pixel", layout.bits_allocated), "1, 8 or 16 bits");
     }
     let groups = Groups::of(&content);
     let count = groups.per_frame.len();

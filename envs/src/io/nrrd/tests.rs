@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::super::{open, open_header, open_labels, read};
 use crate::golden::shared;
+use crate::volume::Affine;
 
 fn write(dir: &tempfile::TempDir, name: &str, parts: &[&[u8]]) -> PathBuf {
     let path = dir.path().join(name);
@@ -57,7 +58,8 @@ const AFFINE: [[f64; 4]; 3] = [[-0.5, 0.0, 0.0, -10.0], [0.0, -0.7, 0.0, -20.0],
 fn every_type_order_and_encoding_reads_alike() {
     let dir = tempfile::tempdir().unwrap();
     // NRRD's and MetaImage's name, whether it is signed, the twelve voxels in both orders.
-    let kinds: Vec<(&str, &str, bool, Vec<u8>, Vec<u8>)> = vec![
+    type Kind<'a> = (&'a str, &'a str, bool, Vec<u8>, Vec<u8>);
+    let kinds: Vec<Kind> = vec![
         ("int8", "MET_CHAR", true, voxels(|v| v.to_le_bytes(), 5), voxels(|v| v.to_be_bytes(), 5)),
         ("unsigned char", "MET_UCHAR", false, voxels(|v| (v as u8).to_le_bytes(), 0), voxels(|v| (v as u8).to_be_bytes(), 0)),
         ("short", "MET_SHORT", true, voxels(|v| (v as i16).to_le_bytes(), 5), voxels(|v| (v as i16).to_be_bytes(), 5)),
@@ -121,7 +123,8 @@ fn axes_lie_in_the_world_as_the_header_says() {
     let three = "dimension: 3\nsizes: 2 3 2\n";
     let turned = "space directions: (0,0.7,0) (0.5,0,0.1) (0,0,-2)\nspace origin: (1,2,3)\n";
     // Space, the rest of the header, the affine, what a warning must say.
-    let cases: [(&str, &str, String, [[f64; 4]; 3], Option<&str>); 8] = [
+    type Grid<'a> = (&'a str, &'a str, String, Affine, Option<&'a str>);
+    let cases: [Grid; 8] = [
         ("space: LPS\n", three, turned.into(), [[0.0, -0.5, 0.0, -1.0], [-0.7, 0.0, 0.0, -2.0], [0.0, 0.1, -2.0, 3.0]], None),
         (
             "space: right-anterior-superior\n",

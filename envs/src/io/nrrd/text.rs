@@ -125,7 +125,7 @@ impl Fields<'_> {
         let geometry = {
             let directions = self.directions(&space, dimension)?;
             let origin = self.origin()?;
-            let to_ras = self.to_ras()?;
+            let to_ras = self.signs()?;
             geometry(path, shape, directions, origin, to_ras)?
         };
         let place = self.place(end)?;
@@ -224,7 +224,7 @@ impl Fields<'_> {
     }
 
     /// Signs that bring the header's space to right, anterior, superior.
-    fn to_ras(&mut self) -> Result<[f64; 3]> {
+    fn signs(&mut self) -> Result<[f64; 3]> {
         let space = self.get("space").map(str::to_lowercase);
         match space.as_deref() {
             Some("left-posterior-superior" | "lps") => Ok([-1.0, -1.0, 1.0]),

@@ -103,7 +103,7 @@ fn a_segmentation_lies_in_the_world_where_its_frames_do() {
         // On a scan that holds all of it, with its axes another way round, it lies at the same place.
         let mut scan = Geometry { shape: [9, 8, 8], affine: stack::affine([[0.0; 3]; 3], [0.0; 3]), stored: None };
         let columns = [normal.map(|v| -3.0 * v), axes[1].map(|v| -1.5 * v), axes[0].map(|v| 2.0 * v)];
-        let first = std::array::from_fn(|r| origin[r] + 2.0 * -1.0 * axes[0][r] + 1.5 * 4.0 * axes[1][r] + 3.0 * 6.0 * normal[r]);
+        let first = std::array::from_fn(|r| origin[r] - 2.0 * axes[0][r] + 1.5 * 4.0 * axes[1][r] + 3.0 * 6.0 * normal[r]);
         scan.affine = stack::affine(columns, first);
         let on_scan = read(&file, Some(&scan)).unwrap().item;
         assert_eq!(on_scan.geometry.affine, scan.affine);
@@ -166,8 +166,10 @@ fn broken_segmentations_are_refused() {
     assert_refused(read(&many.with(PIXEL_DATA, vec![1u8, 2]), None), &["2 bytes of pixels where 75 should be"]);
 }
 
-/// Structures: name, and contours as points in DICOM's world.
-fn rtstruct(rois: &[(u32, &str, Vec<Vec<[f64; 3]>>)]) -> Dcm {
+/// A structure: number, name, and contours as points in DICOM's world.
+type Roi<'a> = (u32, &'a str, Vec<Vec<[f64; 3]>>);
+
+fn rtstruct(rois: &[Roi]) -> Dcm {
     let list = rois.iter().map(|(n, name, _)| Dcm::new("").with(ROI_NUMBER, n.to_string()).with(ROI_NAME, *name)).collect::<Vec<_>>();
     let contour =
         |points: &Vec<[f64; 3]>| Dcm::new("").with(CONTOUR_GEOMETRIC_TYPE, "CLOSED_PLANAR").with(CONTOUR_DATA, ds(&points.concat()));
