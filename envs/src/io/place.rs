@@ -25,8 +25,8 @@ pub fn scans_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut scans: Vec<PathBuf> = files.into_iter().filter(|f| is_scan_file(f)).collect();
     let mut series = Vec::new();
     series_below(folder, DEPTH, &mut series)?;
-    let any_ct = series.iter().any(|s| s.modality == "CT");
-    scans.extend(series.into_iter().filter(|s| !any_ct || s.modality == "CT").map(|s| s.path));
+    let any_ct = series.iter().any(|(_, ct)| *ct);
+    scans.extend(series.into_iter().filter(|(_, ct)| *ct || !any_ct).map(|(path, _)| path));
     scans.sort();
     Ok(scans)
 }
@@ -67,11 +67,15 @@ fn is_scan_file(path: &Path) -> bool {
     !name.starts_with('.') && stem(&name).is_some() && !name.ends_with(".dcm")
 }
 
-fn series_below(folder: &Path, depth: usize, found: &mut Vec<dicom::SeriesInfo>) -> Result<()> {
+/// Series, and whether each is a CT. A folder that can't be read counts as one: reading it will say why, and the others go on.
+fn series_below(folder: &Path, depth: usize, found: &mut Vec<(PathBuf, bool)>) -> Result<()> {
     let (files, folders) = entries(folder)?;
     let is_dicom = |f: &PathBuf| Source::open(f).and_then(|mut s| s.head(132)).is_ok_and(|head| dicom::is_dicom(&head));
     if files.iter().filter(|f| !is_scan_file(f)).any(is_dicom) {
-        found.extend(dicom::series_in(folder)?);
+        match dicom::series_if_any(folder) {
+            Ok(series) => found.extend(series.into_iter().map(|s| (s.path, s.modality == "CT"))),
+            Err(_) => found.push((folder.to_owned(), true)),
+        }
     }
     if depth > 0 {
         folders.iter().try_for_each(|f| series_below(f, depth - 1, found))?;

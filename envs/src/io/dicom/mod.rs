@@ -37,6 +37,13 @@ pub fn series_in(place: &Path) -> Result<Vec<SeriesInfo>> {
     Ok(series::infos(place, &series::stacks(place, kinds(place)?)?))
 }
 
+/// As [`series_in`], for a folder that may hold none: labels and reports have folders of their own.
+pub(super) fn series_if_any(folder: &Path) -> Result<Vec<SeriesInfo>> {
+    let kinds = series::files_in(folder)?;
+    let any = kinds.iter().any(|kind| matches!(kind, Kind::Slices(_)));
+    if any { Ok(series::infos(folder, &series::stacks(folder, kinds)?)) } else { Ok(Vec::new()) }
+}
+
 /// Whether a path is `FOLDER#UID`: one series of a folder that holds several.
 pub(super) fn names_series(path: &Path) -> bool {
     series::named_series(path).is_some()

@@ -315,3 +315,30 @@ fn broken_slices_are_refused_in_a_sentence() {
     std::fs::write(dir.path().join("cut"), &bytes[..bytes.len() - 60]).unwrap();
     assert_refused(read_volume(dir.path()), &["cut", "cut short"]);
 }
+
+#[test]
+fn a_folder_gives_every_series_below_it_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    };
+    for (place, series) in [("patient/study/ct", "1.1"), ("patient/study/two", "1.2"), ("patient/study/two", "1.3")] {
+        for k in 0..2 {
+            CtSlice::at(k as f64, 0).with(tags::SERIES_INSTANCE_UID, series).write(&at(place).join(format!("{series}-{k}")));
+        }
+    }
+    let contours = Dcm::new("1.2.840.10008.1.2.1").with(SOP_CLASS_UID, "1.2.840.10008.5.1.4.1.1.481.3").with(MODALITY, "RTSTRUCT");
+    write(&at("patient/labels"), "a", &contours);
+    std::fs::write(at("patient").join("scan.nii.gz"), "in a folder below: not listed").unwrap();
+    std::fs::write(dir.path().join("scan.nii.gz"), "").unwrap();
+    CtSlice::at(0.0, 0).write(&at("cut").join("a"));
+    let whole = std::fs::read(at("cut").join("a")).unwrap();
+    std::fs::write(at("cut").join("a"), &whole[..whole.len() - 3]).unwrap();
+    let study = at("patient/study");
+    let two = |uid: &str| std::path::PathBuf::from(format!("{}#{uid}", study.join("two").display()));
+    let found = crate::io::scans_in(dir.path()).unwrap();
+    assert_eq!(found, [at("cut"), study.join("ct"), two("1.2"), two("1.3"), dir.path().join("scan.nii.gz")]);
+    assert_eq!(crate::io::open(&two("1.3")).unwrap().shape()[2], 2);
+}
