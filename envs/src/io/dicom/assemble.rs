@@ -4,16 +4,16 @@ use rayon::prelude::*;
 
 use super::codec::Syntax;
 use super::content::ALLOWANCE;
-use super::pixels::{AIR_HU, hu, stored};
+use super::pixels::{AIR_HU, stored};
 use super::series::Slice;
 use super::stack::{Plan, Uneven};
 use crate::io::source::zeroed;
 use crate::volume::Volume;
 use crate::{Error, Result};
 
-/// Slices decoded together, and the extent of a tile along x: as in `io::voxels`.
-const Z_BLOCK: usize = 32;
-const X_BLOCK: usize = 64;
+/// Slices decoded together (their planes stay in the last cache) and the extent of a tile along x (a tile stays in the first).
+const Z_BLOCK: usize = 16;
+const X_BLOCK: usize = 128;
 /// A position closer to a slice or pixel than this part of a step is the slice itself.
 const SNAP: f64 = 1e-3;
 
@@ -26,20 +26,27 @@ pub fn volume(plan: Plan) -> Result<Volume> {
     match &plan.uneven {
         None => {
             data = zeroed::<f32>(plan.geometry.voxels(), &path)?;
+            let mut planes = vec![(Vec::new(), Vec::new()); Z_BLOCK.min(nz)];
             for (block, slices) in plan.slices.chunks(Z_BLOCK).enumerate() {
-                let planes: Vec<Result<Vec<f32>>> = slices.par_iter().map(plane_of).collect();
-                let planes: Vec<Vec<f32>> = planes.into_iter().collect::<Result<_>>()?;
+                let read = |(slice, (scratch, plane)): (&Slice, &mut (Vec<u8>, Vec<f32>))| slice.hu(scratch, plane);
+                slices.par_iter().zip(&mut planes).map(read).collect::<Vec<_>>().into_iter().collect::<Result<()>>()?;
+                let planes: Vec<&[f32]> = planes.iter().take(slices.len()).map(|(_, plane)| plane.as_slice()).collect();
                 place(&planes, block * Z_BLOCK, [nx, ny, nz], &mut data);
             }
         }
         Some(uneven) => {
             let size = [plan.slices[0].image.layout.columns, plan.slices[0].image.layout.rows];
-            let moved = |(slice, &shift): (&Slice, &[f64; 2])| Ok(shifted(&plane_of(slice)?, size, shift, [nx, ny]));
+            let moved = |(slice, &shift): (&Slice, &[f64; 2])| {
+                let mut plane = Vec::new();
+                slice.hu(&mut Vec::new(), &mut plane)?;
+                Ok(shifted(&plane, size, shift, [nx, ny]))
+            };
             let planes: Vec<Result<Vec<f32>>> = plan.slices.par_iter().zip(&uneven.shifts).map(moved).collect();
             let planes: Vec<Vec<f32>> = planes.into_iter().collect::<Result<_>>()?;
             data = zeroed::<f32>(plan.geometry.voxels(), &path)?;
             for z0 in (0..nz).step_by(Z_BLOCK) {
                 let block: Vec<Vec<f32>> = (z0..nz.min(z0 + Z_BLOCK)).into_par_iter().map(|z| between(&planes, uneven, z)).collect();
+                let block: Vec<&[f32]> = block.iter().map(Vec::as_slice).collect();
                 place(&block, z0, [nx, ny, nz], &mut data);
             }
         }
@@ -54,16 +61,13 @@ fn check_compressed(plan: &Plan) -> Result<()> {
     if !compressed || plan.geometry.voxels() as u64 * 4 <= bytes * 8 + ALLOWANCE {
         return Ok(());
     }
-    let checks: Vec<Result<()>> = plan.slices.par_iter().map(|s| stored(&s.image, &s.image.frames[s.frame]).map(drop)).collect();
+    let checks: Vec<Result<()>> =
+        plan.slices.par_iter().map(|s| stored(&s.image, &s.image.frames[s.frame], Vec::new()).map(drop)).collect();
     checks.into_iter().collect()
 }
 
-fn plane_of(slice: &Slice) -> Result<Vec<f32>> {
-    hu(&slice.image, &slice.image.frames[slice.frame])
-}
-
 /// Planes (`[y][x]`) to their place in `[x][y][z]`: tiles that stay in the cache, as `io::voxels` does.
-fn place(planes: &[Vec<f32>], z0: usize, [nx, ny, nz]: [usize; 3], out: &mut [f32]) {
+fn place(planes: &[&[f32]], z0: usize, [nx, ny, nz]: [usize; 3], out: &mut [f32]) {
     out.par_chunks_mut(X_BLOCK * ny * nz).enumerate().for_each(|(block, out)| {
         let (x0, width) = (block * X_BLOCK, out.len() / (ny * nz));
         let mut tile = [0f32; X_BLOCK * Z_BLOCK];

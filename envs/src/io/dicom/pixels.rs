@@ -6,9 +6,9 @@ use crate::{Error, Result};
 /// HU of voxels that were not measured: outside of the scanner's field of view (pixel padding) and beside tilted slices.
 pub const AIR_HU: f32 = -1024.0;
 
-/// The stored numbers of a frame, decompressed, in the file's bit layout, little-endian.
-pub fn stored(image: &Image, frame: &Frame) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+/// The stored numbers of a frame, decompressed, in the file's bit layout, little-endian. What `bytes` held is gone; its memory is used again.
+pub fn stored(image: &Image, frame: &Frame, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
+    bytes.clear();
     for piece in &frame.bytes {
         image.store.read(&image.path, piece, &mut bytes)?;
     }
@@ -18,9 +18,12 @@ pub fn stored(image: &Image, frame: &Frame) -> Result<Vec<u8>> {
     })
 }
 
-/// HU of a frame, row by row. Padding becomes air before anything else is done with it.
-pub fn hu(image: &Image, frame: &Frame) -> Result<Vec<f32>> {
-    Ok(rescaled(&stored(image, frame)?, &image.layout, frame.slope, frame.intercept))
+/// HU of a frame to `out`, row by row. Padding becomes air before anything else is done with it. `scratch` is memory for the stored numbers.
+pub fn hu(image: &Image, frame: &Frame, scratch: &mut Vec<u8>, out: &mut Vec<f32>) -> Result<()> {
+    *scratch = stored(image, frame, std::mem::take(scratch))?;
+    out.clear();
+    rescaled(scratch, &image.layout, frame.slope, frame.intercept, out);
+    Ok(())
 }
 
 /// What a stored word says, without the bits that are not its own (overlays, or nothing).
@@ -44,35 +47,34 @@ impl Bits {
     }
 }
 
-fn rescaled(raw: &[u8], layout: &Layout, slope: f64, intercept: f64) -> Vec<f32> {
+fn rescaled(raw: &[u8], layout: &Layout, slope: f64, intercept: f64, out: &mut Vec<f32>) {
     let bits = Bits::of(layout.bits_stored, layout.high_bit, layout.signed);
     let whole = Bits::of(layout.bits_allocated, layout.bits_allocated - 1, layout.signed);
+    // Without padding, a range that holds nothing.
+    let [from, to] = layout.padding.unwrap_or([i32::MAX, i32::MIN]);
+    // Closures own what they use and don't branch, so that compilers make vectors of them.
+    let masked = move |word: u32, hu: f32| {
+        // Some writers pad the whole word, some only the bits that are stored.
+        let (a, b) = (bits.value(word), whole.value(word));
+        if ((from <= a) & (a <= to)) | ((from <= b) & (b <= to)) { AIR_HU } else { hu }
+    };
     // f64 holds every product of a stored number exactly enough that whole HU come out whole; i16 would wrap.
-    let to_hu = |value: i32| (value as f64 * slope + intercept) as f32;
-    let to_hu_unsigned = |value: u32| (value as f64 * slope + intercept) as f32;
-    match (layout.bits_allocated, layout.padding) {
-        (8, None) => each(raw, |[a]: [u8; 1]| to_hu(bits.value(a as u32))),
-        (16, None) => each(raw, |b| to_hu(bits.value(u16::from_le_bytes(b) as u32))),
-        (32, None) if bits.signed => each(raw, |b| to_hu(bits.value(u32::from_le_bytes(b)))),
-        (32, None) => each(raw, |b| to_hu_unsigned(bits.value(u32::from_le_bytes(b)) as u32)),
-        (allocated, Some([from, to])) => {
-            // Some writers pad the whole word, some only the bits that are stored.
-            let padded = |word: u32| {
-                let (a, b) = (bits.value(word), whole.value(word));
-                (from..=to).contains(&a) || (from..=to).contains(&b)
-            };
-            let kept = |word: u32| if bits.signed { to_hu(bits.value(word)) } else { to_hu_unsigned(bits.value(word) as u32) };
-            let masked = |word: u32| if padded(word) { AIR_HU } else { kept(word) };
-            match allocated {
-                8 => each(raw, |[a]: [u8; 1]| masked(a as u32)),
-                16 => each(raw, |b| masked(u16::from_le_bytes(b) as u32)),
-                _ => each(raw, |b| masked(u32::from_le_bytes(b))),
-            }
+    let scaled = move |value: f64| (value * slope + intercept) as f32;
+    // The usual whole slope and intercept give the same HU in i32, where 16 bits times 2^13 can't overflow.
+    let is_whole = |v: f64, limit: f64| v.fract() == 0.0 && v.abs() <= limit;
+    let (by, plus) = (slope as i32, intercept as i32);
+    match layout.bits_allocated {
+        8 => each(raw, move |[a]: [u8; 1]| masked(a as u32, scaled(bits.value(a as u32) as f64)), out),
+        16 if is_whole(slope, 8192.0) && is_whole(intercept, 1e9) => {
+            let word = |b| u16::from_le_bytes(b) as u32;
+            each(raw, move |b| masked(word(b), (bits.value(word(b)) * by + plus) as f32), out)
         }
-        _ => Vec::new(),
+        16 => each(raw, move |b| masked(u16::from_le_bytes(b) as u32, scaled(bits.value(u16::from_le_bytes(b) as u32) as f64)), out),
+        _ if bits.signed => each(raw, move |b| masked(u32::from_le_bytes(b), scaled(bits.value(u32::from_le_bytes(b)) as f64)), out),
+        _ => each(raw, move |b| masked(u32::from_le_bytes(b), scaled(bits.value(u32::from_le_bytes(b)) as u32 as f64)), out),
     }
 }
 
-fn each<const N: usize>(raw: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    raw.as_chunks::<N>().0.iter().map(|&word| convert(word)).collect()
+fn each<const N: usize>(raw: &[u8], convert: impl Fn([u8; N]) -> f32, out: &mut Vec<f32>) {
+    out.extend(raw.as_chunks::<N>().0.iter().map(|&word| convert(word)));
 }

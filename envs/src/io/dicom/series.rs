@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::content::Content;
 use super::image::{Image, Kind, Plane, classify};
+use super::pixels;
 use crate::{Error, Result};
 
 /// A series of a folder, or a part of one whose slices lie in one orientation and matrix.
@@ -44,6 +45,11 @@ impl Slice {
 
     pub fn path(&self) -> &Path {
         &self.image.path
+    }
+
+    /// See [`pixels::hu`].
+    pub fn hu(&self, scratch: &mut Vec<u8>, out: &mut Vec<f32>) -> Result<()> {
+        pixels::hu(&self.image, &self.image.frames[self.frame], scratch, out)
     }
 }
 

@@ -1,7 +1,6 @@
 //! How slices lie on one another: their order, doubles, holes, uneven steps and shifts, all measured in mm along the normal.
 
 use super::image::{Vec3, dot, length, minus};
-use super::pixels::hu;
 use super::series::{Slice, Stack};
 use crate::io::Warning;
 use crate::volume::{Affine, Geometry};
@@ -106,7 +105,10 @@ fn in_order(stack: Stack, warnings: &mut Vec<Warning>) -> Result<Vec<Slice>> {
             continue;
         };
         let apart = length(minus(slice.plane().position, before.plane().position));
-        let pixels = |s: &Slice| hu(&s.image, &s.image.frames[s.frame]);
+        let pixels = |s: &Slice| {
+            let mut plane = Vec::new();
+            s.hu(&mut Vec::new(), &mut plane).map(|()| plane)
+        };
         if apart > 2.0 * SAME_PLACE_MM || pixels(before)? != pixels(&slice)? {
             let (one, other) = (before.path().display(), slice.path().display());
             let found = format!("different slices at one position, {height:.2} mm along the normal ({one}, {other})");
