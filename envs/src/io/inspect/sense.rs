@@ -12,6 +12,9 @@ const NARROWEST_HU: f32 = 30.0;
 /// Where voxels of a CT are: air, and water with fat and soft tissue around it.
 const AIR_HU: [f32; 2] = [-1100.0, -900.0];
 const TISSUE_HU: [f32; 2] = [-200.0, 200.0];
+/// Where the two would be with 1000 or 1024 added.
+const AIR_SHIFTED_HU: [f32; 2] = [-100.0, 124.0];
+const TISSUE_SHIFTED_HU: [f32; 2] = [850.0, 1200.0];
 /// Share of voxels that must be there. Real scans, lungs and limbs cropped tightly included, have more than half.
 const LEAST_SHARE: f64 = 0.05;
 /// As many different values are taken for labels whatever their pattern.
@@ -32,6 +35,8 @@ struct Values {
     usual: f64,
     /// Share of voxels above the lower end of [`TISSUE_HU`].
     dense: f64,
+    /// Shares of voxels in [`AIR_SHIFTED_HU`] and [`TISSUE_SHIFTED_HU`], and below both.
+    shifted: [f64; 3],
 }
 
 impl Values {
@@ -54,6 +59,7 @@ impl Values {
             at_max: share(&|v| v == max),
             usual: share(&|v| inside(v, AIR_HU) || inside(v, TISSUE_HU)),
             dense: share(&|v| v >= TISSUE_HU[0]),
+            shifted: [share(&|v| inside(v, AIR_SHIFTED_HU)), share(&|v| inside(v, TISSUE_SHIFTED_HU)), share(&|v| v < AIR_SHIFTED_HU[0])],
         }
     }
 }
@@ -113,7 +119,12 @@ pub fn of_image(data: &[f32]) -> Option<Warning> {
         let found = format!("values from {lowest} to {}{padding}: nothing below 0, as in HU with 1024 added", v.max);
         return says(found, "subtract the offset (rescale intercept, often -1024), or convert the original again");
     }
-    if v.dense < 0.001 {
+    // Noise of air goes below 0 there. No fat and no air beside as much bone is no body.
+    if v.shifted[0] > 0.1 && v.shifted[1] > 0.1 && v.shifted[2] < 0.001 {
+        let found = format!("{range}, mostly near 0 and near 1000: HU with about 1000 added");
+        return says(found, "subtract the offset (rescale intercept, often -1024), or convert the original again");
+    }
+    if v.dense < 0.01 {
         return says(format!("{range}: nothing as dense as the body, as in HU with 1024 taken off twice"), "check the rescale intercept");
     }
     if v.usual < LEAST_SHARE {

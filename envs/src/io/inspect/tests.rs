@@ -182,6 +182,7 @@ fn what_is_not_hu_is_told_apart() {
         ("HU, 0.5 steps", map(&|v| v + 0.5), ""),
         ("+1024", map(&|v| v + 1100.0), "nothing below 0"),
         ("+1000", map(&|v| (v + 1000.0).max(0.0)), "nothing below 0"),
+        ("+1000, noise below 0", map(&|v| v + 1000.0), "mostly near 0 and near 1000"),
         ("+1024, padded", padded(&|v| v + 1100.0, -2000.0), "padding -2000 aside"),
         ("+8192", map(&|v| v + 8192.0), "nothing below 0"),
         ("+32768", map(&|v| v + 32768.0), "without sign"),
