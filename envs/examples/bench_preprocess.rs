@@ -5,11 +5,14 @@
 //! The generated scan is a body in air with tissue and scanner noise, so that it packs as real scans do. The peak is that of one
 //! whole run in a fresh process. `scripts/bench_preprocess.py` does the same in Python.
 
-use std::path::{Path, PathBuf};
+mod process;
+
+use std::path::Path;
 use std::time::Instant;
 
 use panscreen_envs::io;
 use panscreen_envs::volume::{Geometry, PrepareConfig, Volume, prepare};
+use process::{cpu_seconds, peak_megabytes};
 
 const SHAPE: [usize; 3] = [512, 512, 200];
 
@@ -19,48 +22,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let repeats: usize = args.next().map_or(Ok(5), |v| v.parse())?;
     match args.next() {
         Some(file) if repeats == 0 => return measure(Path::new(&file), windows),
-        Some(file) if order(&file).is_none() => run(Path::new(&file), windows, repeats),
+        Some(file) if order(&file).is_none() => run(Path::new(&file), windows, repeats)?,
         named => {
             let dir = std::env::temp_dir().join(format!("bench_preprocess_{}", std::process::id()));
             let file = dir.join("scan.nii.gz");
             let axes = named.and_then(|n| order(&n)).unwrap_or([0, 1, 2]);
             io::write_volume(&file, &stored_as(scan(), axes))?;
-            run(&file, windows, repeats);
+            let ran = run(&file, windows, repeats);
             std::fs::remove_dir_all(dir)?;
+            ran?;
         }
     }
     Ok(())
 }
 
-/// Each measurement in its own process, so that peak memory and warm allocators don't carry over.
-fn run(file: &Path, windows: usize, repeats: usize) {
-    let megabytes = std::fs::metadata(file).map_or(0, |m| m.len()) as f64 / 1e6;
+fn run(file: &Path, windows: usize, repeats: usize) -> Result<(), Box<dyn std::error::Error>> {
+    let megabytes = std::fs::metadata(file)?.len() as f64 / 1e6;
     println!("{} ({megabytes:.1} MB), {windows} window(s), {} thread(s)", file.display(), rayon::current_num_threads());
-    let me = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("bench_preprocess"));
-    let mut rows: Vec<[f64; 7]> = Vec::new();
-    for _ in 0..repeats {
-        let out = std::process::Command::new(&me).args([windows.to_string(), "0".into()]).arg(file).output();
-        let text = out.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-        let numbers: Vec<f64> = text.split_whitespace().filter_map(|v| v.parse().ok()).collect();
-        match numbers.try_into() {
-            Ok(row) => rows.push(row),
-            Err(_) => return eprintln!("a measurement failed: {text}"),
-        }
-    }
-    let median = |i: usize| {
-        let mut column: Vec<f64> = rows.iter().map(|r| r[i]).collect();
-        column.sort_by(f64::total_cmp);
-        column[column.len() / 2]
-    };
-    println!(
-        "median of {repeats}: open {:.2} s, prepare {:.2} s; CPU {:.2} s, wall {:.2} s; peak {:.0} MB",
-        median(0),
-        median(1),
-        median(2),
-        median(3),
-        median(4)
-    );
-    println!("way back (wall): labels {:.2} s, probability {:.2} s", median(5), median(6));
+    let [open, prepare, cpu, wall, peak, labels, probability] = process::medians(&[windows.to_string()], file, repeats)?;
+    println!("median of {repeats}: open {open:.2} s, prepare {prepare:.2} s; CPU {cpu:.2} s, wall {wall:.2} s; peak {peak:.0} MB");
+    println!("way back (wall): labels {labels:.2} s, probability {probability:.2} s");
+    Ok(())
 }
 
 /// Wall seconds of `open` and of `prepare`, CPU seconds and wall seconds of both, peak MB; then wall seconds of the two ways back.
@@ -88,22 +70,6 @@ fn measure(file: &Path, windows: usize) -> Result<(), Box<dyn std::error::Error>
     println!("{opened} {} {cpu} {wall} {peak} {labels_s} {probability_s}", wall - opened);
     assert!(prepared.image.iter().any(|&v| v > 0.0), "the scan has foreground");
     Ok(())
-}
-
-fn cpu_seconds() -> std::io::Result<f64> {
-    // Nanoseconds on a CPU, summed over the threads that live; the pool's threads live as long as the process.
-    let mut total = 0.0;
-    for task in std::fs::read_dir("/proc/self/task")? {
-        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-        total += text.split(' ').next().and_then(|v| v.parse::<f64>().ok()).unwrap_or(f64::NAN) * 1e-9;
-    }
-    Ok(total)
-}
-
-fn peak_megabytes() -> std::io::Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM")).unwrap_or_default();
-    Ok(line.split_whitespace().nth(1).and_then(|v| v.parse::<f64>().ok()).unwrap_or(f64::NAN) * 1024.0 / 1e6)
 }
 
 /// Which axis (x, y, z) each stored one is, finest slices last.
