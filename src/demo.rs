@@ -17,9 +17,9 @@ use crate::evaluate::{CaseScore, Judged, Summary, summarise};
 use crate::report::demo::{self as page, Pictured};
 use crate::run::usage::Stopwatch;
 use crate::run::{Observer, metrics};
-use crate::screen::{Choice, Model, ScreenSettings, Screened, screen_case};
+use crate::screen::{Choice, Model, Screened, screen_case};
 use crate::setup;
-use crate::stages::gf_screen::validate::{OperatingPoint, curve, look};
+use crate::stages::gf_screen::Operating;
 use crate::train::train;
 
 /// The demo's settings, compiled in so that it runs from any folder.
@@ -137,8 +137,7 @@ impl Work for Screening<'_> {
 
         let (everywhere, all) = way(&screened, |b| &b.everywhere);
         let (glance_focus, chosen) = way(&screened, |b| &b.glance_focus);
-        let validation = setup::store(&model.config, split.validation, observer)?;
-        let operating_curve = curve(&look(&model.screener, &validation, &model.config)?, &model.config)?;
+        let operating = model.operating.as_ref().ok_or_else(|| Error::Usage("the training ended without operating.json".into()))?;
         let report = self.out.join("report").join("index.html");
         let summary = DemoSummary {
             glance_focus,
@@ -150,7 +149,7 @@ impl Work for Screening<'_> {
             report: report.clone(),
         };
         observer.phase("write the report", None);
-        self.report(&model, &screened, &summary, [&chosen, &all], &operating_curve, &report)?;
+        self.report(&model, &screened, &summary, [&chosen, &all], operating, &report)?;
         // Again with the report's own time, for what a person waited.
         let summary = DemoSummary { seconds_total: self.clock.seconds(), ..summary };
         let text = serde_json::to_string_pretty(&summary).map_err(|e| Error::Usage(e.to_string()))?;
@@ -162,13 +161,11 @@ impl Work for Screening<'_> {
 
 impl Screening<'_> {
     fn both<B: TrainBackend>(&self, model: &Model<B>, case: &Case) -> Result<Both> {
-        let settings =
-            |choice| ScreenSettings { screen: model.config.screen.clone(), prepare: setup::prepare_config(&model.config), choice };
         let label = case.label.as_ref().ok_or_else(|| Error::Usage(format!("{}: the demo judges labelled scans only", case.name)))?;
         let labels: Labels = io::open_labels(label)?;
         let reference: Vec<u8> = labels.data.iter().map(|&v| setup::lesion_classes(&model.config).contains(v) as u8).collect();
         let screen = |way: &str, choice| -> Result<(Screened, CaseScore)> {
-            let screened = screen_case(&model.screener, &case.image, &settings(choice))?;
+            let screened = screen_case(&model.screener, &case.image, &model.settings(Some(choice))?)?;
             let geometry = &screened.volume.geometry;
             io::write_labels(&self.out.join("screened").join(way).join(format!("{}.nii.gz", case.name)), &screened.mask, geometry)?;
             let pair = Pair::new(&case.name, &reference, &screened.mask, geometry.shape, geometry.spacing_mm())?;
@@ -186,7 +183,7 @@ impl Screening<'_> {
         screened: &[Both],
         summary: &DemoSummary,
         [chosen, all]: [&Summary; 2],
-        operating_curve: &[OperatingPoint],
+        operating: &Operating,
         path: &Path,
     ) -> Result<()> {
         let records = metrics::read(&self.out.join("metrics.jsonl"))?;
@@ -200,7 +197,7 @@ impl Screening<'_> {
             everywhere: all,
             threshold: model.threshold,
             records: &records,
-            curve: operating_curve,
+            operating,
             cases: &pictured,
             pictures: PICTURES,
         });

@@ -116,17 +116,22 @@ pub fn store(config: &Config, cases: Vec<Case>, observer: &dyn Observer) -> Resu
         .map_err(|failed| Error::Cases(failed.into_iter().map(|(c, e)| (c.name, e)).collect()))
 }
 
-/// The environment over `scans`.
-pub fn environment(config: &Config, scans: Arc<Store>) -> Result<CropEnv> {
-    let env = &config.env;
-    let reward: Arc<dyn Reward> = match env.reward {
+/// What a selected sub-volume earns.
+pub fn reward(config: &Config) -> Arc<dyn Reward> {
+    match config.env.reward {
         RewardKind::AnyOverlap => Arc::new(AnyOverlap),
         RewardKind::Dice => Arc::new(Dice),
         RewardKind::FourCell => {
-            let c = &env.four_cell;
+            let c = &config.env.four_cell;
             Arc::new(FourCell { tp: c.tp as f32, fn_: c.r#fn as f32, fp: c.fp as f32, tn: c.tn as f32 })
         }
-    };
+    }
+}
+
+/// The environment over `scans`.
+pub fn environment(config: &Config, scans: Arc<Store>) -> Result<CropEnv> {
+    let env = &config.env;
+    let reward = reward(config);
     let settings = EnvConfig {
         sampler: SamplerConfig {
             window: env.window,
@@ -158,16 +163,19 @@ pub fn environment(config: &Config, scans: Arc<Store>) -> Result<CropEnv> {
 
 /// Start from the weights that `init_from` names: a run folder (its best checkpoint, else its last) or a checkpoint folder.
 pub fn init_from<B: TrainBackend>(config: &Config, learner: &mut Learner<B>, observer: &dyn Observer) -> Result<()> {
-    let Some(from) = &config.init_from else { return Ok(()) };
+    config.init_from.as_ref().map_or(Ok(()), |from| learner.load_weights(&checkpoint_of(from, observer)))
+}
+
+/// The checkpoint folder that a run folder, or itself, means.
+pub fn checkpoint_of(from: &Path, observer: &dyn Observer) -> PathBuf {
     let store = CheckpointStore::read_only(&from.join("checkpoints"));
-    let dir = match store.best() {
+    match store.best() {
         Ok(Some((_, best))) => best.dir().to_owned(),
         _ => match store.latest(observer) {
             Ok(Some(last)) => last.dir().to_owned(),
-            _ => from.clone(),
+            _ => from.to_owned(),
         },
-    };
-    learner.load_weights(&dir)
+    }
 }
 
 /// BLAKE3 of the images and labels that a run trains and validates on, by path.

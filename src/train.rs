@@ -174,7 +174,8 @@ impl Work for OneOfEverything<'_> {
         observer.advance(1, &[]);
 
         let clock = Stopwatch::start();
-        validate(&look(&screener(&learner, config), &validation, config)?, config)?;
+        let screener = screener(&learner, config);
+        validate(&screener, &look(&screener, &validation, config)?, config)?;
         let seconds_per_validation = clock.seconds() * split.validation.len().max(1) as f64;
         observer.advance(1, &[]);
 

@@ -4,6 +4,7 @@
 //! A run can therefore be cut anywhere and continued with the same bytes by storing counters only.
 
 use rand::SeedableRng;
+pub use rand::seq::SliceRandom;
 pub use rand::{Rng, RngExt};
 
 /// The generator behind every stream: ChaCha with eight rounds, the same bytes on every platform.

@@ -17,6 +17,7 @@ use crate::nets::layers::Linear;
 use crate::nets::{AnyEncoder, ConfigError, Init, Mode, Pooling, ResNet, ResNetConfig};
 use crate::weights::layout::Layout;
 use crate::weights::{self, Scope};
+use crate::whole_scan::{WholeScanConfig, WholeScanGlance};
 
 /// Actions of Glance: skip, look.
 const ACTIONS: usize = 2;
@@ -42,6 +43,8 @@ pub enum GlanceConfig {
     Resnet3d(ResNetConfig),
     /// Focus's encoder with a small head. Needed for a shared backbone; with none shared, the encoder is like Focus's but its own.
     Encoder(GlanceHeadConfig),
+    /// A ResNet on the whole scan at a coarse grid: one pass gives a heat map, and windows are placed on its peaks.
+    WholeScan(WholeScanConfig),
 }
 
 impl Default for GlanceConfig {
@@ -72,6 +75,7 @@ impl GlanceConfig {
         match self {
             GlanceConfig::Resnet3d(config) => config.widths.last().copied().unwrap_or(0),
             GlanceConfig::Encoder(_) => focus.encoder_width(),
+            GlanceConfig::WholeScan(config) => config.widths.last().copied().unwrap_or(0),
         }
     }
 
@@ -79,10 +83,13 @@ impl GlanceConfig {
     pub fn check(&self, shared: Shared) -> Result<(), ConfigError> {
         match self {
             GlanceConfig::Resnet3d(config) if shared == Shared::None => config.check(),
-            GlanceConfig::Resnet3d(_) => Err(ConfigError(
-                "a shared backbone needs glance.kind = \"encoder\", found \"resnet3d\"; change it, or set backbone.shared = \"none\""
-                    .to_owned(),
-            )),
+            GlanceConfig::WholeScan(config) if shared == Shared::None => config.check(),
+            GlanceConfig::Resnet3d(_) | GlanceConfig::WholeScan(_) => {
+                let kind = if matches!(self, GlanceConfig::WholeScan(_)) { "whole_scan" } else { "resnet3d" };
+                Err(ConfigError(format!(
+                    "a shared backbone needs glance.kind = \"encoder\", found {kind:?}; change it, or set backbone.shared = \"none\""
+                )))
+            }
             GlanceConfig::Encoder(_) => Ok(()),
         }
     }
@@ -90,15 +97,18 @@ impl GlanceConfig {
     /// The names that weights of this network have in published files; `focus` describes the encoder of a head.
     pub fn layout(&self, focus: &FocusConfig) -> Layout {
         match self {
-            GlanceConfig::Resnet3d(_) => Layout::Own,
+            GlanceConfig::Resnet3d(_) | GlanceConfig::WholeScan(_) => Layout::Own,
             GlanceConfig::Encoder(_) => focus.layout(),
         }
     }
 
     /// Glance with its first weights, drawn from `seed`; for [`Shared::Init`] the encoder is copied from `focus`, which `focus_config` describes.
+    /// `spacing_mm`: voxels of the prepared grid, where all scans have the same.
+    #[expect(clippy::too_many_arguments, reason = "what a network is made from, each used once")]
     pub fn init<B: Backend>(
         &self,
         in_channels: usize,
+        spacing_mm: Option<[f64; 3]>,
         shared: Shared,
         focus_config: &FocusConfig,
         focus: &Focus<B>,
@@ -110,6 +120,7 @@ impl GlanceConfig {
         let head = |config: &GlanceHeadConfig| GlanceHead::new(config, focus_config.encoder_width(), &init.at("head"));
         Ok(match (self, shared) {
             (GlanceConfig::Resnet3d(config), _) => Glance::Resnet3d(config.init(in_channels, ACTIONS, &init)?),
+            (GlanceConfig::WholeScan(config), _) => Glance::WholeScan(config.init(in_channels, spacing_mm, &init)?),
             (GlanceConfig::Encoder(config), Shared::Tied) => Glance::Tied(TiedGlance { head: head(config) }),
             (GlanceConfig::Encoder(config), Shared::None | Shared::Init) => {
                 let encoder = focus_config.build_encoder(in_channels, &init.at("encoder"))?;
@@ -174,12 +185,18 @@ pub enum Glance<B: Backend> {
     Resnet3d(ResNet<B>),
     Encoder(EncoderGlance<B>),
     Tied(TiedGlance<B>),
+    WholeScan(WholeScanGlance<B>),
 }
 
 impl<B: Backend> Glance<B> {
     /// Whether Glance is a head on Focus's encoder.
     pub fn is_tied(&self) -> bool {
         matches!(self, Glance::Tied(_))
+    }
+
+    /// The network that reads whole scans, where it is one.
+    pub fn whole_scan(&self) -> Option<&WholeScanGlance<B>> {
+        if let Glance::WholeScan(net) = self { Some(net) } else { None }
     }
 
     /// The same Glance with a copy of Focus's encoder.
@@ -199,6 +216,7 @@ impl<B: KernelBackend> Glance<B> {
             Glance::Resnet3d(net) => net.forward(x_GCDHW, mode),
             Glance::Encoder(net) => net.head.forward(coarsest(net.encoder.forward(x_GCDHW, mode))),
             Glance::Tied(net) => net.head.forward(coarsest(focus.features(x_GCDHW, mode))),
+            Glance::WholeScan(net) => net.forward_cells(x_GCDHW, mode).0,
         }
     }
 
@@ -208,6 +226,7 @@ impl<B: KernelBackend> Glance<B> {
             Glance::Resnet3d(net) => net.features(x_GCDHW, mode),
             Glance::Encoder(net) => coarsest(net.encoder.forward(x_GCDHW, mode)),
             Glance::Tied(_) => coarsest(focus.features(x_GCDHW, mode)),
+            Glance::WholeScan(net) => net.window_features(x_GCDHW, mode),
         })
     }
 
@@ -215,6 +234,10 @@ impl<B: KernelBackend> Glance<B> {
     pub fn forward_cells(&self, x_GCDHW: Tensor<B, 5>, features: &[Tensor<B, 5>], mode: Mode) -> (Tensor<B, 2>, Option<Tensor<B, 4>>) {
         match self {
             Glance::Resnet3d(net) => net.forward_cells(x_GCDHW, mode),
+            Glance::WholeScan(net) => {
+                let (logits, cells) = net.forward_cells(x_GCDHW, mode);
+                (logits, Some(cells))
+            }
             _ => (self.forward_shared(x_GCDHW, features, mode), None),
         }
     }
@@ -225,6 +248,7 @@ impl<B: KernelBackend> Glance<B> {
             Glance::Resnet3d(net) => net.forward(x_GCDHW, mode),
             Glance::Encoder(net) => net.head.forward(coarsest(net.encoder.forward(x_GCDHW, mode))),
             Glance::Tied(net) => net.head.forward(coarsest(features.to_vec())),
+            Glance::WholeScan(net) => net.forward_cells(x_GCDHW, mode).0,
         }
     }
 }
@@ -244,7 +268,7 @@ mod tests {
         let focus_config = FocusConfig::ResidualUnet(unet);
         let focus = focus_config.init(2, 2, 7, &Default::default()).unwrap();
         let config = GlanceConfig::Encoder(GlanceHeadConfig::default());
-        let glance = config.init(2, shared, &focus_config, &focus, 7, &Default::default()).unwrap();
+        let glance = config.init(2, None, shared, &focus_config, &focus, 7, &Default::default()).unwrap();
         (glance, focus)
     }
 
@@ -289,7 +313,7 @@ mod tests {
         }
         let config = GlanceConfig::default();
         let (_, focus) = pair(Shared::None);
-        let glance = config.init(2, Shared::None, &FocusConfig::default(), &focus, 7, &Default::default()).unwrap();
+        let glance = config.init(2, None, Shared::None, &FocusConfig::default(), &focus, 7, &Default::default()).unwrap();
         let pooled = glance.pooled(x(), &focus, Mode::Eval).dims();
         assert_eq!(pooled, [2, config.width(&FocusConfig::default())]);
     }

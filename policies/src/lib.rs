@@ -10,6 +10,7 @@ pub mod nets;
 pub mod objectives;
 pub mod optim;
 pub mod weights;
+pub mod whole_scan;
 
 /// A backend that both policies run and learn on.
 pub trait PolicyBackend: kernels::KernelBackend + losses::DiceCeBackend {}

@@ -8,12 +8,11 @@ use super::error::{Failure, STOPPED, USAGE};
 use super::output::table;
 use super::{Context, Ended};
 use crate::backend::{TrainBackend, Work, on_device};
-use crate::config::{self, Select};
+use crate::config;
 use crate::error::Result;
 use crate::run::Observer;
+use crate::screen::Model;
 use crate::screen::batch::{BatchSummary, Extras, Status, decide_all, inputs, screen_all};
-use crate::screen::{Choice, Model, ScreenSettings};
-use crate::setup;
 
 /// Screen scans with a trained run: masks, a record and a picture of each.
 ///
@@ -39,6 +38,19 @@ pub struct ScreenArgs {
     /// Glance's threshold [default: the one chosen in validation].
     #[arg(long, value_name = "T")]
     threshold: Option<f64>,
+    /// Guarantee this recall, of what Focus everywhere finds, on scans like the run's validation scans: the threshold then comes from conformal
+    /// risk control, and is refused where those scans are too few.
+    #[arg(long, value_name = "R", conflicts_with_all = ["threshold", "keep_fraction"])]
+    recall: Option<f64>,
+    /// Let Focus see this many windows of a scan at most, the most promising first; the record estimates what was left.
+    #[arg(long, value_name = "N")]
+    budget_windows: Option<usize>,
+    /// Let Focus look no further this many seconds after a scan was begun.
+    #[arg(long, value_name = "S")]
+    budget_seconds: Option<f64>,
+    /// Drop findings that look like false alarms, by what the run's validation scans taught.
+    #[arg(long)]
+    gate: bool,
     /// Lesion probability above which a voxel is marked [default: the run's `screen.mask_threshold`].
     #[arg(long, value_name = "T")]
     mask_threshold: Option<f64>,
@@ -53,7 +65,10 @@ pub struct ScreenArgs {
         long,
         value_name = "DIR",
         requires = "mask_threshold",
-        conflicts_with_all = ["inputs", "model", "select", "keep_fraction", "threshold", "save_probabilities", "no_preview"]
+        conflicts_with_all = [
+            "inputs", "model", "select", "keep_fraction", "threshold", "recall", "budget_windows", "budget_seconds", "gate",
+            "save_probabilities", "no_preview"
+        ]
     )]
     from_probabilities: Option<PathBuf>,
 }
@@ -93,6 +108,10 @@ fn screen(args: &ScreenArgs, run: &Path, context: &Context) -> Result<BatchSumma
     overrides.extend(args.select.map(|s| format!("screen.select={}", format!("{s:?}").to_lowercase())));
     overrides.extend(args.keep_fraction.map(|f| format!("screen.keep_fraction={f}")));
     overrides.extend(args.threshold.map(|t| format!("screen.threshold={t}")));
+    overrides.extend(args.recall.map(|r| format!("screen.guaranteed_recall={r}")));
+    overrides.extend(args.budget_windows.map(|n| format!("screen.budget_windows={n}")));
+    overrides.extend(args.budget_seconds.map(|s| format!("screen.budget_seconds={s:?}")));
+    overrides.extend(args.gate.then(|| "screen.gate=true".to_owned()));
     overrides.extend(args.mask_threshold.map(|t| format!("screen.mask_threshold={t}")));
     if !run.join("config.toml").is_file() {
         let hint = "--model takes the folder of a run that `panscreen train` made, such as runs/demo";
@@ -130,13 +149,7 @@ impl Work for Screening<'_> {
     fn run<B: TrainBackend>(self, device: B::Device) -> Result<BatchSummary> {
         let Screening { run, overrides, inputs, out, extras, observer } = self;
         let model = Model::<B>::open(run, overrides, &device, observer)?;
-        let screen = model.config.screen.clone();
-        let choice = match (screen.select, screen.keep_fraction) {
-            (Select::All, _) => Choice::All,
-            (Select::Glance, Some(share)) => Choice::Best(share),
-            (Select::Glance, None) => Choice::Above(model.threshold),
-        };
-        let settings = ScreenSettings { screen, prepare: setup::prepare_config(&model.config), choice };
+        let settings = model.settings(None)?;
         screen_all(&model, run, &settings, extras, inputs, out, observer)
     }
 }

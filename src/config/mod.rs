@@ -16,6 +16,7 @@ mod objective;
 mod rules;
 mod schema;
 mod screen;
+mod selection;
 #[cfg(test)]
 mod tests;
 mod train;
@@ -34,7 +35,8 @@ pub use error::ConfigError;
 pub use learning::{BackboneConfig, GlanceConfig, LossConfig, OptimConfig, OptimizerConfig};
 pub use objective::ObjectiveConfig;
 pub use schema::{KeyHelp, explain, file_schema, keys, nearest_key};
-pub use screen::{Blend, Denominator, Restore, ScreenConfig, Select, Threshold, ThresholdWord};
+pub use screen::{Blend, Decoder, Denominator, Restore, ScreenConfig, Select, Threshold, ThresholdWord};
+pub use selection::{SelectionConfig, SetScore};
 pub use train::{BestMetric, CompatConfig, TrainConfig};
 
 /// Everything that a run can be told.
@@ -71,6 +73,8 @@ pub struct Config {
     pub optim: OptimConfig,
     /// Length of the training, validation, checkpoints.
     pub train: TrainConfig,
+    /// Learning to select on cached results of a Focus that stays as it is.
+    pub selection: SelectionConfig,
     /// Screening of whole scans, in validation and afterwards.
     pub screen: ScreenConfig,
     /// Oddities of the published code, all off; only `configs/parity` turns them on.
@@ -105,6 +109,7 @@ impl Default for Config {
             objective: ObjectiveConfig::default(),
             optim: OptimConfig::default(),
             train: TrainConfig::default(),
+            selection: SelectionConfig::default(),
             screen: ScreenConfig::default(),
             compat: CompatConfig::default(),
         }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::layers::Layers;
 use super::schema::{join, kinds, properties, schema, tag};
-use super::{Config, ConfigError, GroupKind, Loaded};
+use super::{Config, ConfigError, GroupKind, Loaded, SetScore};
 
 /// For each table with several kinds (`glance.kind`, `objective.name`): only the keys of the chosen kind stay. One that a base set for another
 /// kind is dropped; one that was set together with the kind, or after it, is a mistake.
@@ -59,6 +59,7 @@ pub(super) fn check(loaded: &Loaded) -> Result<(), ConfigError> {
         }
     }
     group(loaded)?;
+    constrained(loaded)?;
     part(loaded, "glance", glance.network.check(backbone.shared))?;
     part(loaded, "focus", focus.check(env.window))?;
     part(loaded, "loss", loss.dice_ce.check(2))?;
@@ -113,6 +114,27 @@ fn sampled(loaded: &Loaded) -> Result<(), ConfigError> {
     }
     let message = format!("`objective.name = {:?}` needs selections that are scored as sets, which `env.group` does not give", info.name);
     Err(loaded.error("objective.name", message, "needs `env.group = \"masks\"`", "set `env.group = \"masks\"`"))
+}
+
+/// At most one constraint, sets to keep it with, and an objective that can.
+fn constrained(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Config { selection, objective, env, .. } = &loaded.config;
+    let hint = "`panscreen config explain selection` says what each does";
+    if selection.most_windows.is_some() && selection.least_recall.is_some() {
+        let message = "`selection.most_windows` and `selection.least_recall` are both set, expected one of them";
+        return Err(loaded.error("selection.least_recall", message, "one too many", "set one of them to \"none\""));
+    }
+    let key = [("most_windows", selection.most_windows), ("least_recall", selection.least_recall)].into_iter().find(|k| k.1.is_some());
+    let key = key.map(|k| k.0).or((selection.reward != SetScore::Recall).then_some("reward"));
+    if let Some(key) = key.filter(|_| env.group != GroupKind::Masks) {
+        let message = format!("`selection.{key}` needs selections that are scored as sets, which `env.group` does not give");
+        return Err(loaded.error(&format!("selection.{key}"), message, "has no effect", "set `env.group = \"masks\"`"));
+    }
+    if selection.reward != SetScore::Recall && (key != Some("reward") || objective.kind.info().needs == Needs::BothActions) {
+        let message = "`selection.reward` of blended masks is no sum over lesions, which this objective or constraint needs";
+        return Err(loaded.error("selection.reward", message, "expected \"recall\" with it", hint));
+    }
+    Ok(())
 }
 
 /// What a part says about its own table, at the first key of it that the sentence names.

@@ -32,6 +32,25 @@ pub struct ScreenConfig {
     /// Keep this share of each scan's windows, the most probable first, instead of a threshold. Range 0 to 1. Default none: the threshold decides.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub keep_fraction: Option<f64>,
+    /// How windows are chosen from Glance's probabilities. Default none: `"threshold"` on the windows of the grid, `"greedy_apart"` where a
+    /// whole-scan Glance lets windows lie anywhere.
+    pub decode: Option<Decoder>,
+    /// Recall that the operating point must guarantee on scans like the validation scans, as a mean over scans with lesions, of what Focus everywhere
+    /// finds: conformal risk control takes the place of the threshold, and refuses where there are too few validation scans. Range 0.01 to
+    /// 0.9999. Default none.
+    #[schemars(range(min = 0.01, max = 0.9999))]
+    pub guaranteed_recall: Option<f64>,
+    /// Most windows that Focus sees of a scan, second looks included; the most promising come first, and the record says what was left.
+    /// Range 1 or more. Default none.
+    #[schemars(range(min = 1))]
+    pub budget_windows: Option<usize>,
+    /// Seconds after which Focus looks no further, counted from the first byte read; what is found then still has to be brought back to the scan's
+    /// grid. Results then depend on the machine. Range 0.001 or more. Default none.
+    #[schemars(range(min = 0.001))]
+    pub budget_seconds: Option<f64>,
+    /// Drop findings that look like false alarms: a gate on their size, shape, contrast, confidence and place, taught on the validation scans'
+    /// findings. Default `false`.
+    pub gate: bool,
     /// Found lesions smaller than this are dropped, in mL. Range 0 or more. Default `0`.
     #[schemars(range(min = 0.0))]
     pub min_component_ml: f64,
@@ -60,6 +79,11 @@ impl Default for ScreenConfig {
             most_windows: 1.0,
             select: Select::Glance,
             keep_fraction: None,
+            decode: None,
+            guaranteed_recall: None,
+            budget_windows: None,
+            budget_seconds: None,
+            gate: false,
             min_component_ml: 0.0,
             mask_threshold: 0.5,
             second_look: true,
@@ -97,6 +121,18 @@ pub enum Denominator {
     Kept,
     /// All windows over the voxel: a rejected window votes for background.
     Covering,
+}
+
+/// How windows are chosen from Glance's probabilities, the most promising first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Decoder {
+    /// Every window above the threshold (the published code).
+    Threshold,
+    /// Best first, none that overlaps a chosen one.
+    GreedyApart,
+    /// The window that covers most of the probability not covered yet; the threshold is the share that may stay uncovered.
+    CoverMass,
 }
 
 /// Which windows Focus sees.

@@ -10,7 +10,7 @@ use crate::evaluate::{CaseScore, Summary};
 use crate::run::Record;
 use crate::run::metrics::series;
 use crate::screen::Screened;
-use crate::stages::gf_screen::OperatingPoint;
+use crate::stages::gf_screen::Operating;
 
 /// A screened case with its reference.
 pub struct Pictured<'a> {
@@ -27,7 +27,7 @@ pub struct Material<'a> {
     pub everywhere: &'a Summary,
     pub threshold: f32,
     pub records: &'a [Record],
-    pub curve: &'a [OperatingPoint],
+    pub operating: &'a Operating,
     pub cases: &'a [Pictured<'a>],
     /// How many cases are shown as pictures.
     pub pictures: usize,
@@ -106,8 +106,8 @@ pub fn page(m: &Material) -> String {
         rows: rows.into(),
     });
 
-    let curve: Vec<(f64, f64)> = m.curve.iter().map(|p| (p.windows_kept, p.relative_recall)).collect();
-    let chosen = m.curve.iter().find(|p| p.threshold <= m.threshold).map(|p| (p.windows_kept, p.relative_recall));
+    let curve: Vec<(f64, f64)> = m.operating.curve.iter().map(|p| (p.windows_kept, p.relative_recall)).collect();
+    let chosen = m.operating.curve.iter().find(|p| p.threshold <= m.threshold).map(|p| (p.windows_kept, p.relative_recall));
     let line = |title: &str, label: &str, names: &[(&str, &str)]| {
         let chart = Chart::new(title, Axis::new("step"), Axis::new(label));
         names.iter().fold(chart, |c, (name, shown)| c.line(shown, series(m.records, name))).smoothed(0.9).svg()
@@ -152,6 +152,8 @@ pub fn page(m: &Material) -> String {
         },
     ]);
 
+    page.prose(&operating(m.operating));
+
     page.section("Cases").prose("Cyan: what Focus marked. Pink: the label. Amber: Glance's probability.");
     let shown: Vec<&Pictured> = pick(m.cases, m.pictures);
     let pictures: Vec<Vec<u8>> = shown.iter().map(|c| picture(c)).collect();
@@ -163,6 +165,32 @@ pub fn page(m: &Material) -> String {
         rows: m.cases.iter().map(row).collect(),
     });
     page.render()
+}
+
+/// How far Glance's probabilities and estimates can be trusted, and what the gate would do.
+fn operating(o: &Operating) -> String {
+    let number = |v: Option<f64>| v.map_or("unknown".into(), |v| format!("{v:.3}"));
+    let mut text = format!(
+        "On the validation scans Glance's expected calibration error is {}; temperature scaling ({:.2}) makes {} of it, with an intercept it is {}. \
+         Outside what Focus saw it estimates {:.1} % of the lesions; {:.1} % of the lesion voxels lay there.",
+        number(o.calibration.ece),
+        o.calibration.temperature,
+        number(o.calibration.ece_temperature),
+        number(o.calibration.ece_scaled),
+        o.left.estimated * 100.0,
+        o.left.measured * 100.0,
+    );
+    let gate = o.gate.as_ref().map(|g| (g.gate.threshold, &g.curve));
+    let at = |t: f64| move |p: &&crate::stages::gf_screen::operating::GatePoint| p.threshold >= t;
+    if let Some((off, on)) = gate.and_then(|(t, curve)| Some((curve.first()?, curve.iter().find(at(t))?))) {
+        text += &format!(
+            " A gate on what findings look like (off here, `--gate`) would drop {:.2} of {:.2} false findings a scan and keep {:.0} % of the true ones.",
+            off.false_findings_per_scan - on.false_findings_per_scan,
+            off.false_findings_per_scan,
+            on.true_findings * 100.0,
+        );
+    }
+    text
 }
 
 fn number(outcome: &Outcome, digits: usize) -> Cell {

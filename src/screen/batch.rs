@@ -364,10 +364,11 @@ fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 
 /// Everything that can change a mask besides the scan and the weights.
 fn hash_of_settings(settings: &ScreenSettings) -> String {
-    let ScreenSettings { screen, prepare, choice } = settings;
+    // The scaling changes an estimate, no mask.
+    let ScreenSettings { screen, prepare, choice, gate, .. } = settings;
     // How many windows go through a network at once changes speed only.
     let screen = ScreenConfig { batch: ScreenConfig::default().batch, ..screen.clone() };
-    hash(&json!([screen, prepare, format!("{choice:?}")]))
+    hash(&json!([screen, prepare, format!("{choice:?}"), gate]))
 }
 
 fn hash(value: &serde_json::Value) -> String {
@@ -395,6 +396,7 @@ fn short(hash: blake3::Hash) -> String {
 
 #[cfg(test)]
 mod tests {
+    use panscreen_envs::metrics::calibration::Scaling;
     use panscreen_envs::volume::PrepareConfig;
 
     use super::*;
@@ -426,7 +428,13 @@ mod tests {
         let settings = |change: fn(&mut ScreenSettings)| {
             let prepare =
                 PrepareConfig { spacing_mm: None, windows_hu: vec![[-175.0, 250.0]], crop_foreground: true, pad_to: [24, 24, 16] };
-            let mut settings = ScreenSettings { screen: ScreenConfig::default(), prepare, choice: Choice::Above(0.25) };
+            let mut settings = ScreenSettings {
+                screen: ScreenConfig::default(),
+                prepare,
+                choice: Choice::Above(0.25),
+                scaling: Scaling::IDENTITY,
+                gate: None,
+            };
             change(&mut settings);
             hash_of_settings(&settings)
         };

@@ -1,12 +1,15 @@
 //! One scan from file to mask, table and figures.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use panscreen_envs::io::{self, Opened, Warning};
+use panscreen_envs::metrics::calibration::Scaling;
+use panscreen_envs::screening::gate::Gate;
 use panscreen_envs::volume::{PrepareConfig, Volume, WayBack, prepare};
 use serde::{Deserialize, Serialize};
 
-use super::{Choice, Image, Lesion, Plan, Screener, lesions};
+use super::{Budget, Choice, Glanced, Image, Left, Lesion, Looked, Screener, lesions};
 use crate::backend::InferBackend;
 use crate::config::{Restore, ScreenConfig};
 use crate::error::Result;
@@ -18,6 +21,10 @@ pub struct ScreenSettings {
     pub screen: ScreenConfig,
     pub prepare: PrepareConfig,
     pub choice: Choice,
+    /// What makes Glance's probabilities calibrated: for the estimate of what was left.
+    pub scaling: Scaling,
+    /// Findings that it takes for false alarms are dropped.
+    pub gate: Option<Gate>,
 }
 
 /// Seconds and peak memory of one step.
@@ -40,6 +47,12 @@ pub struct WindowCount {
     /// Highest and mean probability that Glance gave; `null` where it wasn't asked.
     pub highest: Option<f32>,
     pub mean: Option<f32>,
+    /// What Focus did not look at; `null` where it looked everywhere.
+    #[serde(default)]
+    pub left: Option<Left>,
+    /// Findings that the gate dropped; `null` without one.
+    #[serde(default)]
+    pub gated: Option<usize>,
 }
 
 /// What is written beside the mask.
@@ -98,22 +111,26 @@ impl Costs {
 
 /// Screen the scan in `input`.
 pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settings: &ScreenSettings) -> Result<Screened> {
-    let clock = Stopwatch::start();
+    let (clock, budget) = (Stopwatch::start(), Budget::of(&settings.screen, Instant::now()));
     let mut costs = Costs::default();
     let Opened { item: volume, warnings, .. } = costs.step("read", || io::read(input))?;
     let geometry = volume.geometry.clone();
     let prepared = costs.step("prepare", || prepare(volume.clone(), None, &settings.prepare))?;
-    let plan = Plan::new(prepared.shape, screener.window, &settings.screen);
+    let plan = screener.plan(prepared.shape, &settings.screen);
     let image = Image { data: &prepared.image, channels: prepared.channels, shape: prepared.shape };
 
     let asked = settings.choice != Choice::All;
-    let glance = if asked { costs.step("glance", || screener.glance(image, &plan.starts)) } else { vec![1.0; plan.starts.len()] };
+    let glanced = if asked { costs.step("glance", || screener.glance(image, &plan)) } else { Glanced::unasked(&plan) };
     let focus = |numbers: &[usize]| -> Result<Vec<Vec<f32>>> {
         let starts: Vec<[usize; 3]> = numbers.iter().map(|&i| plan.starts[i]).collect();
         Ok(screener.focus(image, &starts))
     };
-    let looked = costs.step("focus", || plan.run(&glance, settings.choice, focus))?;
+    let mut looked = costs.step("focus", || plan.run(&glanced, settings.choice, &budget, focus))?;
     let threshold = settings.screen.mask_threshold as f32;
+    let gated = settings.gate.as_ref().map(|gate| {
+        let voxel_ml = prepared.spacing_mm.iter().product::<f64>() / 1000.0;
+        gate.apply(&mut looked.probability, &prepared.image[..prepared.shape.iter().product()], prepared.shape, threshold, voxel_ml)
+    });
     let min_ml = settings.screen.min_component_ml;
     let (probability, mask, found) = costs.step("restore", || {
         let probability = prepared.way_back.restore_probability(&looked.probability);
@@ -132,14 +149,18 @@ pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settin
             }
         }
     });
-    let heat = if asked { prepared.way_back.restore_probability(&plan.heat(&glance)) } else { Vec::new() };
+    let heat = if asked { prepared.way_back.restore_probability(&plan.heat(&glanced)) } else { Vec::new() };
+    let glance = glanced.windows.clone();
     let highest = glance.iter().copied().fold(0.0, f32::max);
+    let left = |looked: &Looked| Left { windows: looked.skipped, lesions_expected: plan.unseen(&glanced, looked, settings.scaling) };
     let windows = WindowCount {
-        total: plan.starts.len(),
+        total: plan.grid,
         kept: looked.windows_kept(),
         threshold: if let Choice::Above(t) = settings.choice { Some(t) } else { None },
         highest: asked.then_some(highest),
         mean: asked.then(|| glance.iter().sum::<f32>() / glance.len().max(1) as f32),
+        left: asked.then(|| left(&looked)),
+        gated,
     };
     let reason = found.is_empty().then(|| empty_because(&windows, &looked.probability, threshold, min_ml));
     let result = CaseResult {
@@ -186,7 +207,7 @@ mod tests {
 
     #[test]
     fn an_empty_mask_says_why() {
-        let windows = |kept, highest| WindowCount { total: 214, kept, threshold: Some(0.4), highest, mean: None };
+        let windows = |kept, highest| WindowCount { total: 214, kept, threshold: Some(0.4), highest, mean: None, left: None, gated: None };
         for (kept, highest, p, expected) in [
             (0, Some(0.31), 0.0, "0 of 214 windows passed; highest 0.31"),
             (3, Some(0.8), 0.4, "Focus saw 3 of 214 windows; highest lesion probability 0.40, needed above 0.50"),

@@ -13,4 +13,4 @@ pub use lesions::{Lesion, lesions};
 pub use model::Model;
 pub use picture::picture;
 pub use screener::{Image, Screener};
-pub use windows::{Choice, Looked, Plan};
+pub use windows::{Budget, Choice, Glanced, Left, Looked, Plan, log_odds};

@@ -70,7 +70,7 @@ mod tests {
             reason: None,
             warnings: Vec::new(),
             lesions: vec![],
-            windows: WindowCount { total: 1, kept: 1, threshold: None, highest: None, mean: None },
+            windows: WindowCount { total: 1, kept: 1, threshold: None, highest: None, mean: None, left: None, gated: None },
             shape: [24; 3],
             spacing_mm: [1.0; 3],
             costs: vec![],

@@ -8,7 +8,9 @@ use panscreen_policies::glance::Glance;
 use panscreen_policies::nets::Mode;
 use panscreen_policies::objectives::log_odds;
 
+use super::{Glanced, Plan};
 use crate::backend::InferBackend;
+use crate::config::ScreenConfig;
 
 /// Glance and Focus, ready to look.
 pub struct Screener<B: InferBackend> {
@@ -30,12 +32,28 @@ pub struct Image<'a> {
 }
 
 impl<B: InferBackend> Screener<B> {
-    /// Glance's probability that each window deserves a look.
-    pub fn glance(&self, image: Image, starts: &[[usize; 3]]) -> Vec<f32> {
+    /// How the windows of a scan of `shape` voxels are laid.
+    pub fn plan(&self, shape: [usize; 3], config: &ScreenConfig) -> Plan {
+        Plan::new(shape, self.window, config, self.glance.whole_scan().map(|net| net.grid(shape)))
+    }
+
+    /// Glance's probability that each window of `plan` deserves a look.
+    pub fn glance(&self, image: Image, plan: &Plan) -> Glanced {
+        let probability = |z: f32| 1.0 / (1.0 + (-z).exp());
+        if let Some(net) = self.glance.whole_scan() {
+            let grid = net.grid(image.shape);
+            let [d, h, w] = grid.coarse();
+            let x = TensorData::new(grid.pool(image.data, image.channels), [1, image.channels, d, h, w]);
+            let cells = net.cells(net.features(Tensor::from_data(x, &self.device), Mode::Eval));
+            let odds: Vec<f32> = cells.into_data().iter::<f32>().collect();
+            let read = grid.read(&odds, self.window, &plan.starts, net.falloff());
+            let windows = read.into_iter().map(|r| probability(r.log_odds)).collect();
+            return Glanced { windows, heat: Some((grid, odds.into_iter().map(probability).collect())) };
+        }
         // Glance is small: a larger batch keeps every core busy.
-        let batches = starts.chunks(self.batch * 4);
+        let batches = plan.starts.chunks(self.batch * 4);
         let odds = batches.flat_map(|s| log_odds(self.glance.forward(self.windows(image, s), &self.focus, Mode::Eval)));
-        odds.map(|z| 1.0 / (1.0 + (-z).exp())).collect()
+        Glanced { windows: odds.map(probability).collect(), heat: None }
     }
 
     /// Focus's lesion probability in each window, `[window]`.

@@ -61,13 +61,14 @@ pub trait Stage<B: TrainBackend> {
 
 /// Every stage there is.
 pub fn all() -> Vec<StageInfo> {
-    vec![gf_screen::INFO]
+    vec![gf_screen::INFO, gf_screen::selection::INFO]
 }
 
 /// The stage called `name`.
 pub fn stage<B: TrainBackend>(name: &str) -> Result<Box<dyn Stage<B>>> {
     match name {
         "gf_screen" => Ok(Box::new(gf_screen::GfScreen)),
+        "selection" => Ok(Box::new(gf_screen::selection::Selection)),
         _ => {
             let known: Vec<&str> = all().iter().map(|s| s.name).collect();
             Err(Error::Usage(format!("`stages` names `{name}`, known are {}", known.join(", "))))

@@ -11,5 +11,6 @@ mod messages;
 mod real;
 mod resume;
 mod same_bytes;
+mod selection;
 mod support;
 mod whole_way;

@@ -7,6 +7,7 @@
 pub mod agreement;
 pub mod brats;
 pub mod calibration;
+pub mod conformal;
 pub mod detection;
 pub mod distance;
 pub mod froc;

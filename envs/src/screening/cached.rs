@@ -4,9 +4,11 @@
 //! recall is a few AND operations. [`volume::CachedVolume`] scores the blended mask instead.
 
 mod dual;
+mod table;
 mod volume;
 
 pub use dual::{Constraint, Dual};
+pub use table::{TableBuilder, WindowTable};
 pub use volume::{CachedVolume, VolumeInput};
 
 use crate::rng::{Rng, Stream};
@@ -194,26 +196,34 @@ impl CachedScan {
 
     /// Recall less costs: lesions found as a share, `window_cost` times the share of the windows used, `false_alarm_cost` times the false alarms.
     /// A scan without lesions has recall 0.
+    pub fn price(&self, reward: SetReward) -> Price {
+        Price {
+            of_lesion: [share(1, self.class.len()) as f32; SIZE_CLASSES],
+            of_window: (f64::from(reward.window_cost) * share(1, self.windows)) as f32,
+            of_false_alarm: reward.false_alarm_cost,
+        }
+    }
+
+    /// [`price`](Self::price) of what a selection found and cost.
     pub fn reward(&self, outcome: &SetOutcome, reward: SetReward) -> f32 {
+        // Shares as such: thirds that were summed up would differ in the last bit.
         let share = |part: u32, all: usize| if all == 0 { 0.0 } else { part as f32 / all as f32 };
         share(outcome.found.iter().sum(), self.class.len())
             - reward.window_cost * share(outcome.windows_used, self.windows)
             - reward.false_alarm_cost * outcome.false_alarm
     }
 
-    /// Expected [`reward`](Self::reward) of (leaving out, using) each window while every other one is used with its probability, independently.
-    pub fn both(&self, probabilities: &[f32], reward: SetReward) -> Vec<[f32; 2]> {
+    /// Expected worth at `price` of (leaving out, using) each window while every other one is used with its probability, independently.
+    pub fn both(&self, probabilities: &[f32], price: &Price) -> Vec<[f32; 2]> {
         assert_eq!(probabilities.len(), self.windows, "one probability for each window");
         let p: Vec<f64> = probabilities.iter().map(|&p| f64::from(p)).collect();
-        let cost = |w: usize| {
-            f64::from(reward.window_cost) / self.windows as f64 + f64::from(reward.false_alarm_cost) * f64::from(self.false_alarm[w])
-        };
-        let of_lesion = 1.0 / self.class.len().max(1) as f64;
+        let cost = |w: usize| f64::from(price.of_window) + f64::from(price.of_false_alarm) * f64::from(self.false_alarm[w]);
         // Without any window: all costs paid with their probability, each lesion missed unless another window hits it.
         let costs: f64 = (0..self.windows).map(|w| p[w] * cost(w)).sum();
         let mut missed_without: Vec<f64> = vec![0.0; self.windows];
         let mut found = 0.0;
-        for l in 0..self.class.len() {
+        for (l, &class) in self.class.iter().enumerate() {
+            let of_lesion = f64::from(price.of_lesion[class]);
             let windows: Vec<usize> = self.hits.windows(l).collect();
             // The product over the others is that of those before and those after: a window that is certain divides by nothing.
             let mut after = vec![1.0; windows.len() + 1];
@@ -235,6 +245,27 @@ impl CachedScan {
         };
         (0..self.windows).map(both).collect()
     }
+}
+
+/// What a selection is worth, as far as that is a sum: a value for each lesion found by its size class, less a price for each window used and
+/// for each unit of false alarm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Price {
+    pub of_lesion: [f32; SIZE_CLASSES],
+    pub of_window: f32,
+    pub of_false_alarm: f32,
+}
+
+impl Price {
+    /// Of one selection.
+    pub fn worth(&self, outcome: &SetOutcome) -> f32 {
+        let found: f32 = outcome.found.iter().zip(self.of_lesion).map(|(&n, value)| n as f32 * value).sum();
+        found - self.of_window * outcome.windows_used as f32 - self.of_false_alarm * outcome.false_alarm
+    }
+}
+
+fn share(part: usize, all: usize) -> f64 {
+    if all == 0 { 0.0 } else { part as f64 / all as f64 }
 }
 
 /// Calls `each(voxel of the scan, voxel of the window)` for every voxel of the window at `start` that lies inside the scan.

@@ -133,14 +133,14 @@ impl CropEnv {
         scans
     }
 
-    /// Observation number `index` of a run with `seed`: a pure function, so that any thread may prepare any of them ahead.
-    pub fn observe(&self, seed: u64, index: u64) -> Result<Observation> {
-        let config = &self.config;
+    /// The scans that observation number `index` of a run with `seed` is drawn from.
+    pub fn scans(&self, seed: u64, index: u64) -> Vec<usize> {
+        let volumes = self.config.volumes;
         let length = self.pass(seed, 0).len() as u64;
         let mut pass: Option<(u64, Vec<usize>)> = None;
-        let mut scans = Vec::with_capacity(config.volumes);
-        for slot in 0..config.volumes as u64 {
-            let position = index * config.volumes as u64 + slot;
+        let mut scans = Vec::with_capacity(volumes);
+        for slot in 0..volumes as u64 {
+            let position = index * volumes as u64 + slot;
             let epoch = position / length;
             if pass.as_ref().is_none_or(|(e, _)| *e != epoch) {
                 pass = Some((epoch, self.pass(seed, epoch)));
@@ -149,7 +149,13 @@ impl CropEnv {
                 scans.push(order[(position % length) as usize]);
             }
         }
+        scans
+    }
 
+    /// Observation number `index` of a run with `seed`: a pure function, so that any thread may prepare any of them ahead.
+    pub fn observe(&self, seed: u64, index: u64) -> Result<Observation> {
+        let config = &self.config;
+        let scans = self.scans(seed, index);
         let loaded = scans.iter().map(|&s| self.source.scan(s)).collect::<Result<Vec<_>>>()?;
         let channels = loaded[0].channels;
         let voxels: usize = config.sampler.window.iter().product();

@@ -28,18 +28,38 @@ impl Labels {
     pub fn new(observation: &Observation, predicted: &[u8]) -> Self {
         let n = observation.voxels_per_window();
         assert_eq!(predicted.len(), observation.lesion.len(), "one prediction for each voxel of the sub-volumes");
-        // (scan, lesion) -> the parts of it, by sub-volume.
-        let mut parts: BTreeMap<(usize, u8), BTreeMap<usize, Part>> = BTreeMap::new();
+        let mut builder = LabelBuilder::default();
         for (i, (window, predicted)) in observation.windows.iter().zip(predicted.chunks_exact(n)).enumerate() {
-            for (&lesion, &marked) in observation.lesion_of(i).iter().zip(predicted).filter(|(l, _)| **l > 0) {
-                let part = parts.entry((window.scan, lesion)).or_default().entry(i).or_default();
-                part.held += 1;
-                part.marked += usize::from(marked == 1);
-            }
+            builder.add(window.scan, observation.lesion_of(i), predicted);
         }
-        let g = observation.len();
+        builder.finish()
+    }
+}
+
+/// [`Labels`] from one sub-volume after the other.
+#[derive(Default)]
+pub struct LabelBuilder {
+    /// (scan, lesion) -> the parts of it, by sub-volume.
+    parts: BTreeMap<(usize, u8), BTreeMap<usize, Part>>,
+    lesion: Vec<f32>,
+}
+
+impl LabelBuilder {
+    /// The next sub-volume, of scan `scan`: the number of the lesion at each voxel (0 outside) and Focus's mask, `[window]` each.
+    pub fn add(&mut self, scan: usize, lesion: &[u8], predicted: &[u8]) {
+        let i = self.lesion.len();
+        for (&lesion, &marked) in lesion.iter().zip(predicted).filter(|(l, _)| **l > 0) {
+            let part = self.parts.entry((scan, lesion)).or_default().entry(i).or_default();
+            part.held += 1;
+            part.marked += usize::from(marked == 1);
+        }
+        self.lesion.push(f32::from(u8::from(lesion.iter().any(|&l| l > 0))));
+    }
+
+    pub fn finish(self) -> Labels {
+        let g = self.lesion.len();
         let (mut volume, mut best) = (vec![0.0_f32; g], vec![0.0; g]);
-        for of_lesion in parts.values() {
+        for of_lesion in self.parts.values() {
             let most = of_lesion.values().map(|p| p.held).max().unwrap_or(1);
             for (&i, part) in of_lesion {
                 volume[i] = volume[i].max(part.held as f32 / most as f32);
@@ -49,8 +69,7 @@ impl Labels {
                 best[i] = 1.0;
             }
         }
-        let lesion = observation.targets().into_iter().map(|t| f32::from(u8::from(t))).collect();
-        Labels { lesion, volume, best }
+        Labels { lesion: self.lesion, volume, best }
     }
 }
 

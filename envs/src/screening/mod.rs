@@ -9,6 +9,8 @@ pub mod cached;
 mod check;
 pub mod decode;
 mod environment;
+pub mod gate;
+pub mod heat;
 mod labels;
 mod sampler;
 mod scan;
@@ -18,7 +20,7 @@ pub mod windows;
 
 pub use check::{CheckReport, check};
 pub use environment::{CropEnv, EnvConfig, EnvState, Environment, Step};
-pub use labels::Labels;
+pub use labels::{LabelBuilder, Labels};
 pub use sampler::{LesionPosition, SamplerConfig};
 pub use scan::{Scan, ScanSource};
 pub use score::{Info, Outcome, SetReward, score};

@@ -94,7 +94,7 @@ pub fn both(observation: &Observation, predicted: &[u8], probabilities: &[f32], 
     let mut all = vec![[0.0; 2]; observation.len()];
     for (_, members, cached) in cached(observation, predicted) {
         let p: Vec<f32> = members.iter().map(|&i| probabilities[i]).collect();
-        members.iter().zip(cached.both(&p, set)).for_each(|(&i, both)| all[i] = both);
+        members.iter().zip(cached.both(&p, &cached.price(set))).for_each(|(&i, both)| all[i] = both);
     }
     all
 }

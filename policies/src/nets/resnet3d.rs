@@ -226,7 +226,12 @@ impl<B: KernelBackend> ResNet<B> {
 
     /// As [`ResNet::forward`], with [`Pooling::Cells`] also the log-odds (class 1 against class 0) of every cell, `[N, D, H, W]`.
     pub fn forward_cells(&self, x_NCDHW: Tensor<B, 5>, mode: Mode) -> (Tensor<B, 2>, Option<Tensor<B, 4>>) {
-        self.pooling.judge(self.features(x_NCDHW, mode), &self.fc)
+        self.judge(self.features(x_NCDHW, mode))
+    }
+
+    /// The last layer on features: what [`ResNet::forward_cells`] returns.
+    pub fn judge(&self, features: Tensor<B, 5>) -> (Tensor<B, 2>, Option<Tensor<B, 4>>) {
+        self.pooling.judge(features, &self.fc)
     }
 
     /// `x_NCDHW` -> the feature map that the last layer judges.

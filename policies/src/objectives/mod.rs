@@ -281,7 +281,7 @@ mod tests {
                     reference_log_odds: log_odds,
                     samples,
                     values: vec![0.0; 4],
-                    both: scan.both(&p, cost),
+                    both: scan.both(&p, &scan.price(cost)),
                     labels: Labels { lesion: lesion.clone(), volume: lesion.clone(), best: lesion.clone() },
                 };
                 let leaf = logits::<Autodiff<Flex>>(&z).require_grad();

@@ -46,9 +46,11 @@ pub struct Settings {
     pub glance: OptimizerConfig,
     pub focus: OptimizerConfig,
     pub steps: u64,
+    /// The step that the schedules begin at.
+    pub from: u64,
     /// Published: the schedule moves once more at the end of each epoch of this many steps.
     pub extra_schedule_step: Option<u64>,
-    seed: u64,
+    pub seed: u64,
 }
 
 impl Settings {
@@ -71,6 +73,7 @@ impl Settings {
             glance: config.optim.glance.clone(),
             focus: config.optim.focus.clone(),
             steps: config.train.steps as u64,
+            from: 0,
             extra_schedule_step: config.compat.extra_schedule_step.then_some(config.train.steps_per_epoch as u64),
             seed: config.seed,
         }
@@ -89,6 +92,7 @@ impl Settings {
     }
 
     fn lr(&self, optimizer: &OptimizerConfig, step: u64) -> f64 {
+        let step = step - self.from;
         let extra = self.extra_schedule_step.map_or(0, |epoch| step / epoch);
         optimizer.schedule.lr(optimizer.lr, step + extra, self.steps)
     }
@@ -117,7 +121,15 @@ impl<B: TrainBackend> Learner<B> {
         let channels = config.data.windows_hu.len();
         config.focus.check(config.env.window)?;
         let focus = config.focus.init(channels, CLASSES, config.seed, device)?;
-        let glance = config.glance.network.init(channels, config.backbone.shared, &config.focus, &focus, config.seed, device)?;
+        let glance = config.glance.network.init(
+            channels,
+            config.data.spacing_mm,
+            config.backbone.shared,
+            &config.focus,
+            &focus,
+            config.seed,
+            device,
+        )?;
         let critic = match &config.objective.kind {
             ObjectiveKind::Ppo(ppo) => {
                 let width = config.glance.network.width(&config.focus);
@@ -140,10 +152,7 @@ impl<B: TrainBackend> Learner<B> {
 
     /// Log-odds of the old policy. It is refreshed every `refresh_steps`; with 1 it is the current policy and costs nothing.
     pub fn old_log_odds(&mut self, x: &Tensor<B, 5>, current: &[f32], settings: &Settings) -> Vec<f32> {
-        if self.step.is_multiple_of(settings.refresh_steps) {
-            self.old = (settings.refresh_steps > 1).then(|| (self.glance.valid(), self.focus.valid()));
-        }
-        match &self.old {
+        match self.old_policy(settings) {
             None => current.to_vec(),
             Some((glance, focus)) => log_odds(glance.forward(x.clone().inner(), focus, settings.old_policy_mode)),
         }
@@ -173,10 +182,7 @@ impl<B: TrainBackend> Learner<B> {
                     total = total + kl;
                 }
                 further_finite("losses/policy_loss", total.clone().into_scalar().elem::<f32>(), self.step)?;
-                let mut grads = total.backward();
-                let mut grads = GradientsParams::from_module(&mut grads, &self.glance);
-                clip_global_norm(&self.glance, &mut grads, Some(settings.glance.clip_norm).filter(|n| *n > 0.0))?;
-                self.glance = self.glance_optimizer.step(self.glance.clone(), grads, lr);
+                self.update_glance(total, settings)?;
                 log = self.teach_critic(x, &rollout, lr)?;
             }
         }
@@ -196,6 +202,30 @@ impl<B: TrainBackend> Learner<B> {
     /// Both networks on the observation, cut into `shards` parts that run side by side.
     pub fn look(&self, x: &Tensor<B, 5>, shards: usize) -> Vec<Shard<B>> {
         shard::look(&self.glance, &self.focus, x, shards, &self.pools)
+    }
+
+    /// Refresh the old policy where that is due, and give it back; `None` where it is the current one.
+    pub fn old_policy(&mut self, settings: &Settings) -> Option<&Policies<B>> {
+        if self.step.is_multiple_of(settings.refresh_steps) {
+            self.old = (settings.refresh_steps > 1).then(|| (self.glance.valid(), self.focus.valid()));
+        }
+        self.old.as_ref()
+    }
+
+    /// One step of Glance's optimiser on a loss of its logits; Focus stays.
+    pub fn update_glance(&mut self, loss: Tensor<B, 1>, settings: &Settings) -> Result<StepLog> {
+        let mut grads = loss.backward();
+        let mut grads = GradientsParams::from_module(&mut grads, &self.glance);
+        let norm = clip_global_norm(&self.glance, &mut grads, Some(settings.glance.clip_norm).filter(|n| *n > 0.0))?;
+        let lr = settings.lr(&settings.glance, self.step);
+        self.glance = self.glance_optimizer.step(self.glance.clone(), grads, lr);
+        Ok(vec![("grad_norm/glance", norm.into()), ("learning_rate/glance", lr.into())])
+    }
+
+    /// Fresh moments of Glance's optimiser: what it learns from now on is another thing.
+    pub fn reset_glance_optimizer(&mut self, config: &Config) {
+        self.glance_optimizer = AdamW::new(config.optim.glance.adamw.clone());
+        self.old = None;
     }
 
     /// Carry the gradients of the logits through both networks, clip them, and take one step of each optimiser.
@@ -236,12 +266,13 @@ impl<B: TrainBackend> Learner<B> {
 
     /// Take over the weights of both networks in a checkpoint folder, nothing else.
     pub fn load_weights(&mut self, dir: &Path) -> Result<()> {
-        let read = |name: &str| {
-            let path = dir.join(name);
-            std::fs::read(&path).map_err(|e| panscreen_envs::Error::io(&path, e))
-        };
-        self.glance = weights::from_bytes(self.glance.clone(), &read("glance.safetensors")?, &Scope::Whole)?.0;
-        self.focus = weights::from_bytes(self.focus.clone(), &read("focus.safetensors")?, &Scope::Whole)?.0;
+        self.glance = weights::from_bytes(self.glance.clone(), &read(dir, "glance.safetensors")?, &Scope::Whole)?.0;
+        self.load_focus(dir)
+    }
+
+    /// Take over Focus's weights alone.
+    pub fn load_focus(&mut self, dir: &Path) -> Result<()> {
+        self.focus = weights::from_bytes(self.focus.clone(), &read(dir, "focus.safetensors")?, &Scope::Whole)?.0;
         Ok(())
     }
 
@@ -265,6 +296,11 @@ impl<B: TrainBackend> Learner<B> {
         self.step = checkpoint.step;
         Ok(())
     }
+}
+
+fn read(dir: &Path, name: &str) -> Result<Vec<u8>> {
+    let path = dir.join(name);
+    Ok(std::fs::read(&path).map_err(|e| panscreen_envs::Error::io(&path, e))?)
 }
 
 /// As [`crate::run::check_finite`] for a loss behind the step's first update.

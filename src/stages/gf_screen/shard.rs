@@ -229,7 +229,7 @@ mod tests {
     fn grads_of(focus_config: &FocusConfig, shared: Shared, shards: usize, side: usize) -> Vec<f32> {
         let device = Default::default();
         let focus = focus_config.init::<B>(2, 2, 1, &device).unwrap();
-        let glance = GlanceConfig::Encoder(GlanceHeadConfig::default()).init(2, shared, focus_config, &focus, 1, &device).unwrap();
+        let glance = GlanceConfig::Encoder(GlanceHeadConfig::default()).init(2, None, shared, focus_config, &focus, 1, &device).unwrap();
         let count = if side > 8 { 2 } else { 5 };
         let values: Vec<f32> = (0..count * 2 * side.pow(3)).map(|i| ((i * 7919) % 1013) as f32 / 1013.0).collect();
         let x = Tensor::<B, 1>::from_floats(values.as_slice(), &device).reshape([count, 2, side, side, side]);

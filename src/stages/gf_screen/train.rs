@@ -6,16 +6,18 @@ use std::time::Instant;
 
 use burn::module::AutodiffModule;
 use panscreen_envs::dataset::Store;
+use panscreen_envs::screening::cached::Dual;
 use panscreen_envs::screening::{CropEnv, EnvState, Observation};
 use serde::{Deserialize, Serialize};
 
 use super::learner::{Learner, Settings};
+use super::operating::Operating;
 use super::step::training_step;
-use super::validate::{OperatingPoint, look, validate};
+use super::validate::{OperatingPoint, Validation, look, validate};
 use crate::backend::{Inner, TrainBackend};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::run::{Best, CheckpointStore, MetricsLog, Scalar, signals};
+use crate::run::{Best, Checkpoint, CheckpointStore, MetricsLog, Scalar, signals};
 use crate::screen::Screener;
 use crate::setup;
 use crate::stages::{Artifacts, Run, Scope};
@@ -31,6 +33,43 @@ pub struct State {
     pub operating_point: Option<OperatingPoint>,
     /// The training ended early: `train.patience` ran out.
     pub finished: bool,
+    /// Where the stage `selection` is; `None` before it began.
+    #[serde(default)]
+    pub selection: Option<SelectionState>,
+}
+
+/// What the stage `selection` goes on from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SelectionState {
+    /// The step that it began at.
+    pub from: u64,
+    /// The prices that its constraint has found.
+    pub dual: Option<Dual>,
+}
+
+impl State {
+    pub fn new(seed: u64) -> Self {
+        let env = EnvState { seed, index: 0 };
+        State { env, without_better: 0, best: None, operating_point: None, finished: false, selection: None }
+    }
+
+    pub fn read(checkpoint: &Checkpoint) -> Result<Self> {
+        serde_json::from_value(checkpoint.state.clone()).map_err(|e| Error::Usage(format!("checkpoint state: {e}")))
+    }
+
+    /// Take in a validation; whether it is the best so far.
+    pub fn judge(&mut self, step: u64, result: &Validation, config: &Config) -> bool {
+        let metric = config.train.best_metric;
+        let value = result.best_metric(metric);
+        let better = self.best.as_ref().is_none_or(|b| value > b.value);
+        self.without_better = if better { 0 } else { self.without_better + 1 };
+        if better {
+            self.best = Some(Best { step, metric: metric.name().into(), value });
+        }
+        self.operating_point = Some(result.operating_point);
+        self.finished = config.train.patience > 0 && self.without_better >= config.train.patience;
+        better
+    }
 }
 
 pub fn train<B: TrainBackend>(run: &mut Run<B>) -> Result<Artifacts> {
@@ -47,13 +86,16 @@ pub fn train<B: TrainBackend>(run: &mut Run<B>) -> Result<Artifacts> {
 
     let mut learner = Learner::<B>::new(config, &run.device)?;
     setup::init_from(config, &mut learner, &*run.observer)?;
-    let mut state =
-        State { env: EnvState { seed: config.seed, index: 0 }, without_better: 0, best: None, operating_point: None, finished: false };
+    let mut state = State::new(config.seed);
     let checkpoints = run.folder.checkpoints(config.train.keep_checkpoints)?;
     let resumed = checkpoints.latest(&*run.observer)?;
+    // The next stage has begun: this one was done.
+    if let (Some(_), Some((_, best))) = (resumed.as_ref().map(State::read).transpose()?.and_then(|s| s.selection), checkpoints.best()?) {
+        return Ok(Artifacts { checkpoint: best.dir().to_owned(), scope: Scope::Whole });
+    }
     if let Some(checkpoint) = &resumed {
         learner.restore(checkpoint)?;
-        state = serde_json::from_value(checkpoint.state.clone()).map_err(|e| Error::Usage(format!("checkpoint state: {e}")))?;
+        state = State::read(checkpoint)?;
         run.folder.continue_from(learner.step)?;
         // A kill between saving the best checkpoint and marking it.
         if let Some(best) = state.best.as_ref().filter(|b| b.step == learner.step) {
@@ -71,7 +113,26 @@ pub fn train<B: TrainBackend>(run: &mut Run<B>) -> Result<Artifacts> {
     });
     run.observer.finish();
     outcome?;
+    finish(run, learner, &checkpoints, &validation)
+}
+
+/// Write down what there is to know about operating the best checkpoint, unless that has been done.
+pub fn finish<B: TrainBackend>(
+    run: &Run<B>,
+    mut learner: Learner<B>,
+    checkpoints: &CheckpointStore,
+    validation: &Store,
+) -> Result<Artifacts> {
     let (_, best) = checkpoints.best()?.ok_or_else(|| Error::Usage("the run ended without a validation".into()))?;
+    if Operating::read(run.folder.root(), best.step).is_none() {
+        run.observer.phase("measure operating points", None);
+        learner.load_weights(best.dir())?;
+        let screener = screener(&learner, run.config);
+        let seen = look(&screener, validation, run.config)?;
+        let point = State::read(&best)?.operating_point;
+        Operating::measure(&screener, &seen, point.as_ref(), best.step, run.config)?.write(run.folder.root())?;
+        run.observer.finish();
+    }
     Ok(Artifacts { checkpoint: best.dir().to_owned(), scope: Scope::Whole })
 }
 
@@ -129,16 +190,9 @@ fn steps<B: TrainBackend>(
         let mut better = false;
         if validate_now {
             let clock = Instant::now();
-            let seen = look(&screener(learner, run.config), validation, run.config)?;
-            let result = validate(&seen, run.config)?;
-            let value = result.best_metric(train.best_metric);
-            better = state.best.as_ref().is_none_or(|b| value > b.value);
-            state.without_better = if better { 0 } else { state.without_better + 1 };
-            if better {
-                state.best = Some(Best { step, metric: train.best_metric.name().into(), value });
-            }
-            state.operating_point = Some(result.operating_point);
-            state.finished = train.patience > 0 && state.without_better >= train.patience;
+            let screener = screener(learner, run.config);
+            let result = validate(&screener, &look(&screener, validation, run.config)?, run.config)?;
+            better = state.judge(step, &result, run.config);
             run.observer.message(&sentence(step, &result));
             values.extend(result.named());
             values.push(("time/validation_s", clock.elapsed().as_secs_f64().into()));
@@ -179,7 +233,7 @@ fn shown(values: &[(&'static str, Scalar)]) -> Vec<(&'static str, f64)> {
     pick.iter().filter_map(|(name, label)| values.iter().find(|(n, _)| n == name).map(|(_, v)| (*label, v.as_f64()))).collect()
 }
 
-fn sentence(step: u64, v: &super::Validation) -> String {
+pub fn sentence(step: u64, v: &Validation) -> String {
     let (g, e, o) = (&v.glance_focus, &v.everywhere, &v.operating_point);
     let dice = |s: &crate::evaluate::Summary| s.lesion_dice.mean.value().unwrap_or(0.0);
     format!(

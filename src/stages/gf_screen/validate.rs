@@ -1,7 +1,12 @@
 //! Validation on whole scans, through the code that screens; and the operating point that it gives.
 
+use std::cell::RefCell;
+use std::sync::Arc;
+
 use panscreen_envs::dataset::Store;
 use panscreen_envs::metrics::Pair;
+use panscreen_envs::screening::Scan;
+use panscreen_envs::volume::Geometry;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::InferBackend;
@@ -9,7 +14,7 @@ use crate::config::{BestMetric, Config, Threshold};
 use crate::error::Result;
 use crate::evaluate::{CaseScore, Judged, Summary, summarise};
 use crate::run::Scalar;
-use crate::screen::{Choice, Image, Plan, Screener, lesions};
+use crate::screen::{Budget, Choice, Glanced, Image, Looked, Plan, Screener, lesions};
 
 /// Shares of the windows that are tried as operating points: fine where it matters, up to half.
 const SHARES: [f64; 22] =
@@ -70,53 +75,77 @@ impl Validation {
     }
 }
 
-/// A scan with every network output that screening it could need.
+/// A scan with the network outputs that screening it has needed so far.
 pub struct Seen {
-    name: String,
-    plan: Plan,
-    glance: Vec<f32>,
-    focus: Vec<Vec<f32>>,
-    lesion: Vec<u8>,
-    spacing_mm: [f64; 3],
+    pub name: String,
+    pub scan: Arc<Scan>,
+    pub spacing_mm: [f64; 3],
+    pub plan: Plan,
+    pub glanced: Glanced,
+    /// Focus on each window of the plan that somebody asked for.
+    focus: RefCell<Vec<Option<Vec<f32>>>>,
+    pub lesion: Vec<u8>,
 }
 
 impl Seen {
-    /// Screen by `choice` from the outputs at hand.
-    fn judge(&self, choice: Choice, config: &Config) -> Result<(Judged, usize)> {
-        let stored = |numbers: &[usize]| -> Result<Vec<Vec<f32>>> { Ok(numbers.iter().map(|&i| self.focus[i].clone()).collect()) };
-        let looked = self.plan.run(&self.glance, choice, stored)?;
-        let geometry = panscreen_envs::volume::Geometry::ras(self.plan.shape, self.spacing_mm, [0.0; 3]);
-        let (mask, _) = lesions(&looked.probability, &geometry, config.screen.mask_threshold as f32, config.screen.min_component_ml);
-        let pair = Pair::new(&self.name, &self.lesion, &mask, self.plan.shape, self.spacing_mm)?;
+    /// Screen by `choice`; Focus runs on windows that nobody has asked for before.
+    pub fn screen<B: InferBackend>(&self, screener: &Screener<B>, choice: Choice) -> Result<Looked> {
+        let look = |numbers: &[usize]| -> Result<Vec<Vec<f32>>> {
+            let mut focus = self.focus.borrow_mut();
+            let new: Vec<usize> = numbers.iter().copied().filter(|&i| focus[i].is_none()).collect();
+            let starts: Vec<[usize; 3]> = new.iter().map(|&i| self.plan.starts[i]).collect();
+            for (i, p) in new.into_iter().zip(screener.focus(image(&self.scan), &starts)) {
+                focus[i] = Some(p);
+            }
+            Ok(numbers.iter().filter_map(|&i| focus[i].clone()).collect())
+        };
+        self.plan.run(&self.glanced, choice, &Budget::default(), look)
+    }
+
+    /// The mask of a blended probability against the labels.
+    pub fn pair(&self, probability: &[f32], config: &Config) -> Result<Pair> {
+        let geometry = Geometry::ras(self.plan.shape, self.spacing_mm, [0.0; 3]);
+        let (mask, _) = lesions(probability, &geometry, config.screen.mask_threshold as f32, config.screen.min_component_ml);
+        Ok(Pair::new(&self.name, &self.lesion, &mask, self.plan.shape, self.spacing_mm)?)
+    }
+
+    fn judge<B: InferBackend>(&self, screener: &Screener<B>, choice: Choice, config: &Config) -> Result<(Judged, usize)> {
+        let looked = self.screen(screener, choice)?;
+        let pair = self.pair(&looked.probability, config)?;
         Ok((Judged::Scored(CaseScore::of(&pair)), looked.windows_kept()))
     }
 }
 
-/// Every network output that screening the scans of `store` could need.
+fn image(scan: &Scan) -> Image<'_> {
+    Image { data: &scan.image, channels: scan.channels, shape: scan.shape }
+}
+
+/// Glance's view of the scans of `store`.
 pub fn look<B: InferBackend>(screener: &Screener<B>, store: &Store, config: &Config) -> Result<Vec<Seen>> {
     (0..store.cases().len())
         .map(|i| {
             let case = store.load(i)?;
-            let plan = Plan::new(case.scan.shape, screener.window, &config.screen);
-            let image = Image { data: &case.scan.image, channels: case.scan.channels, shape: case.scan.shape };
-            let (glance, focus) = (screener.glance(image, &plan.starts), screener.focus(image, &plan.starts));
+            let plan = screener.plan(case.scan.shape, &config.screen);
+            let glanced = screener.glance(image(&case.scan), &plan);
             let lesion = case.scan.lesion.iter().map(|&n| (n > 0) as u8).collect();
-            Ok(Seen { name: case.scan.name.clone(), plan, glance, focus, lesion, spacing_mm: case.spacing_mm })
+            let focus = RefCell::new(vec![None; plan.starts.len()]);
+            Ok(Seen { name: case.scan.name.clone(), plan, glanced, focus, lesion, spacing_mm: case.spacing_mm, scan: case.scan })
         })
         .collect()
 }
 
 /// Screen with Focus everywhere and with Glance and Focus, on the prepared grid, and find the operating point: the fewest windows with the
 /// wanted recall; where that needs more than `screen.most_windows`, the best recall within them.
-pub fn validate(seen: &[Seen], config: &Config) -> Result<Validation> {
-    let (everywhere, _) = judge_all(seen, Choice::All, config)?;
+pub fn validate<B: InferBackend>(screener: &Screener<B>, seen: &[Seen], config: &Config) -> Result<Validation> {
+    let (everywhere, _) = judge_all(screener, seen, Choice::All, config)?;
+    let at = |threshold: f32| at(screener, seen, &everywhere, threshold, config);
     if let Threshold::Fixed(t) = config.screen.threshold {
-        let (glance_focus, point) = at(seen, &everywhere, t as f32, config)?;
+        let (glance_focus, point) = at(t as f32)?;
         return Ok(Validation { glance_focus, everywhere, operating_point: OperatingPoint { scans: 0, lesions: 0, ..point } });
     }
     let mut chosen: Option<(Summary, OperatingPoint)> = None;
     for threshold in candidates(seen) {
-        let measured = at(seen, &everywhere, threshold, config)?;
+        let measured = at(threshold)?;
         let better = chosen.as_ref().is_none_or(|c| measured.1.relative_recall >= c.1.relative_recall);
         if chosen.is_some() && measured.1.windows_kept > config.screen.most_windows {
             break;
@@ -131,24 +160,19 @@ pub fn validate(seen: &[Seen], config: &Config) -> Result<Validation> {
     }
     let (glance_focus, operating_point) = match chosen {
         Some(measured) => measured,
-        None => at(seen, &everywhere, 0.5, config)?,
+        None => at(0.5)?,
     };
     Ok(Validation { glance_focus, everywhere, operating_point })
 }
 
-/// The operating points from few windows to all of them: "windows kept" against "recall relative to Focus everywhere".
-pub fn curve(seen: &[Seen], config: &Config) -> Result<Vec<OperatingPoint>> {
-    let (everywhere, _) = judge_all(seen, Choice::All, config)?;
-    candidates(seen).into_iter().map(|t| Ok(at(seen, &everywhere, t, config)?.1)).collect()
-}
-
-/// Thresholds that keep each of [`SHARES`] of all windows, the highest first.
-fn candidates(seen: &[Seen]) -> Vec<f32> {
-    let mut all: Vec<f32> = seen.iter().flat_map(|s| s.glance.iter().copied()).collect();
+/// Thresholds that keep each of [`SHARES`] of all windows of the grid, the highest first.
+pub fn candidates(seen: &[Seen]) -> Vec<f32> {
+    let mut all: Vec<f32> = seen.iter().flat_map(|s| s.plan.queue(&s.glanced).into_iter().map(|q| q.1)).collect();
+    let windows: usize = seen.iter().map(|s| s.plan.grid).sum();
     all.sort_by(|a, b| b.total_cmp(a));
     let threshold = |share: f64| {
         // Just below the last window of that share, so that it is kept.
-        let last = all.get(((all.len() as f64 * share) as usize).saturating_sub(1))?;
+        let last = all.get(((windows as f64 * share) as usize).saturating_sub(1).min(all.len().saturating_sub(1)))?;
         Some(last.next_down().max(0.0))
     };
     let mut thresholds: Vec<f32> = SHARES.iter().filter_map(|&s| threshold(s)).collect();
@@ -157,17 +181,23 @@ fn candidates(seen: &[Seen]) -> Vec<f32> {
 }
 
 /// What Glance and Focus find at `threshold`.
-fn at(seen: &[Seen], everywhere: &Summary, threshold: f32, config: &Config) -> Result<(Summary, OperatingPoint)> {
-    let (summary, windows_kept) = judge_all(seen, Choice::Above(threshold), config)?;
+fn at<B: InferBackend>(
+    screener: &Screener<B>,
+    seen: &[Seen],
+    everywhere: &Summary,
+    threshold: f32,
+    config: &Config,
+) -> Result<(Summary, OperatingPoint)> {
+    let (summary, windows_kept) = judge_all(screener, seen, Choice::Above(threshold), config)?;
     let found = everywhere.lesions.hits;
     let relative_recall = if found == 0 { 1.0 } else { summary.lesions.hits as f64 / found as f64 };
     Ok((summary, OperatingPoint { threshold, relative_recall, windows_kept, scans: seen.len(), lesions: everywhere.lesions.lesions }))
 }
 
 /// Summary over all scans, and the share of the windows that Focus saw.
-fn judge_all(seen: &[Seen], choice: Choice, config: &Config) -> Result<(Summary, f64)> {
-    let judged = seen.iter().map(|s| s.judge(choice, config)).collect::<Result<Vec<_>>>()?;
+fn judge_all<B: InferBackend>(screener: &Screener<B>, seen: &[Seen], choice: Choice, config: &Config) -> Result<(Summary, f64)> {
+    let judged = seen.iter().map(|s| s.judge(screener, choice, config)).collect::<Result<Vec<_>>>()?;
     let (judged, kept): (Vec<Judged>, Vec<usize>) = judged.into_iter().unzip();
-    let windows: usize = seen.iter().map(|s| s.glance.len()).sum();
+    let windows: usize = seen.iter().map(|s| s.plan.grid).sum();
     Ok((summarise(&judged), kept.iter().sum::<usize>() as f64 / windows.max(1) as f64))
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CachedScan, SIZE_CLASSES, SetOutcome};
+use super::{CachedScan, Price, SIZE_CLASSES, SetOutcome};
 
 /// What must hold on average over scans.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,20 +30,26 @@ impl Dual {
         Dual { constraint, rate, multipliers: [1.0; SIZE_CLASSES] }
     }
 
-    /// The Lagrangian of one selection: what is wanted, plus what the constraint is kept by at its present price.
-    pub fn reward(&self, scan: &CachedScan, outcome: &SetOutcome) -> f32 {
+    /// The Lagrangian: what is wanted, plus what the constraint is kept by at its present price.
+    pub fn price(&self, scan: &CachedScan) -> Price {
         let lesions = scan.lesions();
-        let used = used(scan, outcome);
+        let windows = scan.windows().max(1) as f32;
         match self.constraint {
             Constraint::Windows(_) => {
                 let all = lesions.iter().sum::<u32>();
-                share(outcome.found.iter().sum(), all).unwrap_or(0.0) - self.multipliers[0] * used
+                let of_lesion = [share(1, all).unwrap_or(0.0); SIZE_CLASSES];
+                Price { of_lesion, of_window: self.multipliers[0] / windows, of_false_alarm: 0.0 }
             }
             Constraint::Recall(_) => {
-                let priced = (0..SIZE_CLASSES).filter_map(|c| Some(self.multipliers[c] * share(outcome.found[c], lesions[c])?));
-                priced.sum::<f32>() - used
+                let of_lesion = std::array::from_fn(|c| self.multipliers[c] * share(1, lesions[c]).unwrap_or(0.0));
+                Price { of_lesion, of_window: 1.0 / windows, of_false_alarm: 0.0 }
             }
         }
+    }
+
+    /// The Lagrangian of one selection.
+    pub fn reward(&self, scan: &CachedScan, outcome: &SetOutcome) -> f32 {
+        self.price(scan).worth(outcome)
     }
 
     /// Move the multipliers by what selections of these scans made of the constraint.

@@ -127,7 +127,7 @@ fn expectations_equal_the_sum_over_all_selections() {
             expected[w][usize::from(chosen(w))] += others.product::<f64>() * reward;
         }
     }
-    for (w, (found, expected)) in scan.both(&p, COST).iter().zip(&expected).enumerate() {
+    for (w, (found, expected)) in scan.both(&p, &scan.price(COST)).iter().zip(&expected).enumerate() {
         for a in 0..2 {
             assert!((f64::from(found[a]) - expected[a]).abs() < 1e-6, "window {w}, action {a}: {found:?} and {expected:?}");
         }

@@ -60,6 +60,13 @@ impl Decode for CoverMass {
     }
 
     fn decode(&self, scored: Scored) -> Vec<usize> {
+        self.ordered(scored).into_iter().map(|(w, _)| w).collect()
+    }
+}
+
+impl CoverMass {
+    /// As [`Decode::decode`], each window with the share of the mass that was not covered before it.
+    pub fn ordered(&self, scored: Scored) -> Vec<(usize, f32)> {
         let candidates = scored.ranked(self.least);
         let centre = |w: usize| -> [usize; 3] { std::array::from_fn(|a| scored.starts[w][a] + scored.window[a] / 2) };
         let block = |p: [usize; 3]| -> [usize; 3] { std::array::from_fn(|a| p[a] / scored.window[a].max(1)) };
@@ -94,8 +101,8 @@ impl Decode for CoverMass {
             inside(window).iter().for_each(|v| {
                 left.remove(v);
             });
+            chosen.push((window, (1.0 - covered / total) as f32));
             covered += now.mass;
-            chosen.push(window);
         }
         chosen
     }
@@ -116,6 +123,8 @@ mod tests {
         assert_eq!(CoverMass { least: 0.1, share: 0.8 }.decode(scored), [2, 3]);
         assert_eq!(CoverMass { least: 0.1, share: 1.0 }.decode(scored), [2, 3, 0], "of equals the first");
         assert_eq!(CoverMass { least: 0.85, share: 1.0 }.decode(scored), [3]);
+        let open: Vec<f32> = CoverMass { least: 0.1, share: 1.0 }.ordered(scored).into_iter().map(|(_, open)| open).collect();
+        assert!((open[0] - 1.0).abs() < 1e-6 && (open[1] - 1.4 / 2.8).abs() < 1e-6 && (open[2] - 0.5 / 2.8).abs() < 1e-6, "{open:?}");
     }
 
     #[test]

@@ -70,6 +70,19 @@ impl DecoderKind {
     }
 }
 
+impl DecoderKind {
+    /// Every window that the decoder would ever choose, the most promising first, each with the key that an operating point cuts at: windows whose
+    /// key is above it are chosen. The key is the probability; with `cover_mass` the share of the mass still uncovered before it.
+    pub fn queue(&self, scored: Scored) -> Vec<(usize, f32)> {
+        let keyed = |order: Vec<usize>| order.into_iter().map(|w| (w, scored.probabilities[w])).collect();
+        match self {
+            DecoderKind::Threshold(_) => keyed(scored.ranked(f32::NEG_INFINITY)),
+            DecoderKind::GreedyApart(d) => keyed(GreedyApart { threshold: f32::NEG_INFINITY, ..*d }.decode(scored)),
+            DecoderKind::CoverMass(d) => CoverMass { share: 1.0, ..*d }.ordered(scored),
+        }
+    }
+}
+
 /// Every decoder with its default settings.
 pub fn all() -> Vec<DecoderKind> {
     vec![
@@ -111,6 +124,21 @@ mod tests {
     fn windows_are_centred_on_cells_and_stay_inside() {
         let starts = windows_on_cells([3, 1, 2], [4, 4, 4], [12, 4, 8], [6, 6, 4]);
         assert_eq!(starts, [[0, 0, 0], [0, 0, 4], [3, 0, 0], [3, 0, 4], [6, 0, 0], [6, 0, 4]]);
+    }
+
+    #[test]
+    fn a_cut_of_the_queue_is_what_the_decoder_chooses() {
+        let starts: Vec<[usize; 3]> = (0..40).map(|i| [(i * 7) % 13, (i * 5) % 11, (i * 3) % 7]).collect();
+        let probabilities: Vec<f32> = (0..40).map(|i| ((i * 17) % 41) as f32 / 41.0).collect();
+        let scored = Scored { window: [4; 3], starts: &starts, probabilities: &probabilities };
+        let cut = |kind: DecoderKind, at: f32| -> Vec<usize> { kind.queue(scored).iter().take_while(|q| q.1 > at).map(|q| q.0).collect() };
+        for at in [0.0, 0.3, 0.8] {
+            assert_eq!(cut(DecoderKind::Threshold(Threshold::default()), at), Threshold { threshold: at }.decode(scored));
+            let apart = GreedyApart::default();
+            assert_eq!(cut(DecoderKind::GreedyApart(apart), at), GreedyApart { threshold: at, ..apart }.decode(scored));
+        }
+        let cover = CoverMass::default();
+        assert_eq!(cut(DecoderKind::CoverMass(cover), 0.2), CoverMass { share: 0.8, ..cover }.decode(scored));
     }
 
     #[test]

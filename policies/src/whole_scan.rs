@@ -1,0 +1,291 @@
+//! A Glance that looks at a whole scan at once: fully convolutional at a coarse grid, one answer a cell.
+//!
+//! One pass gives a heat map for the whole scan, where a Glance on windows reads every voxel as often as windows overlap. On a sub-volume it works
+//! like the others, so that it can be trained together with Focus; on whole scans it is trained by the stage `selection`.
+
+// Shape suffixes.
+#![allow(non_snake_case)]
+
+use burn::module::Module;
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor, TensorData};
+use panscreen_envs::screening::heat::{CellGrid, Reading};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::kernels::KernelBackend;
+use crate::nets::{ConfigError, Init, Mode, NormKind, Pooling, ResNet, ResNetConfig};
+
+/// The network of a whole-scan Glance: a ResNet whose last layer judges every cell of its feature map.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WholeScanConfig {
+    /// Wanted voxel size of the coarse grid in mm, at least 0.1. Voxels of `data.spacing_mm` are put together, as many along each axis as come nearest
+    /// to it; where that is unset or coarser, the scan's grid is taken as it is. Default 4.
+    pub spacing_mm: f64,
+    /// What a cell at the face of a window counts less than one in its middle, in log-odds, 0 to 20: which of overlapping windows is preferred.
+    /// Default 1.
+    pub falloff: f64,
+    /// Basic blocks of each stage, 1 to 4 stages. Default [2, 2].
+    pub blocks: Vec<usize>,
+    /// Channels of each stage. Default [16, 32]. Each stage after the first doubles the side of a cell, which is 2 coarse voxels at first.
+    pub widths: Vec<usize>,
+    /// Side of the first convolution's kernel in coarse voxels, odd. Default 3.
+    pub stem_kernel: usize,
+    /// Normalisation: "group" (default), "batch" or "instance".
+    pub norm: NormKind,
+    /// Groups of "group" norm; each width must be divisible by it. Default 1: what is bright against the whole scan stays bright.
+    pub norm_groups: usize,
+}
+
+impl Default for WholeScanConfig {
+    fn default() -> Self {
+        Self {
+            spacing_mm: 4.0,
+            falloff: 1.0,
+            blocks: vec![2, 2],
+            widths: vec![16, 32],
+            stem_kernel: 3,
+            norm: NormKind::Group,
+            norm_groups: 1,
+        }
+    }
+}
+
+impl WholeScanConfig {
+    fn network(&self) -> ResNetConfig {
+        ResNetConfig {
+            blocks: self.blocks.clone(),
+            widths: self.widths.clone(),
+            stem_kernel: self.stem_kernel,
+            stem_stride: 2,
+            pooling: Pooling::Cells,
+            norm: self.norm,
+            norm_groups: self.norm_groups,
+            ..ResNetConfig::default()
+        }
+    }
+
+    /// Refuse what can't be built.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if !(self.spacing_mm >= 0.1 && self.spacing_mm.is_finite()) {
+            return Err(ConfigError(format!("spacing_mm = {}, expected 0.1 mm or more", self.spacing_mm)));
+        }
+        if !(0.0..=20.0).contains(&self.falloff) {
+            return Err(ConfigError(format!("falloff = {}, expected 0 to 20", self.falloff)));
+        }
+        self.network().check()
+    }
+
+    /// Coarse voxels along a side of a cell.
+    pub fn stride(&self) -> usize {
+        2 << self.blocks.len().saturating_sub(1)
+    }
+
+    /// Voxels of a grid with this spacing that make one coarse voxel, along each axis.
+    pub fn factor(&self, spacing_mm: Option<[f64; 3]>) -> [usize; 3] {
+        spacing_mm.map_or([1; 3], |spacing| spacing.map(|s| ((self.spacing_mm / s).round() as usize).clamp(1, 64)))
+    }
+
+    /// The network with its first weights, on voxels of `spacing_mm`.
+    pub fn init<B: Backend>(
+        &self,
+        in_channels: usize,
+        spacing_mm: Option<[f64; 3]>,
+        init: &Init<B>,
+    ) -> Result<WholeScanGlance<B>, ConfigError> {
+        self.check()?;
+        Ok(WholeScanGlance {
+            resnet: self.network().init(in_channels, 2, init)?,
+            factor: self.factor(spacing_mm),
+            stride: self.stride(),
+            falloff: self.falloff,
+        })
+    }
+}
+
+/// See the module.
+#[derive(Module, Debug)]
+pub struct WholeScanGlance<B: Backend> {
+    resnet: ResNet<B>,
+    #[module(skip)]
+    factor: [usize; 3],
+    #[module(skip)]
+    stride: usize,
+    #[module(skip)]
+    falloff: f64,
+}
+
+impl<B: Backend> WholeScanGlance<B> {
+    /// How its cells lie on a scan of `shape` voxels.
+    pub fn grid(&self, shape: [usize; 3]) -> CellGrid {
+        CellGrid { shape, factor: self.factor, stride: self.stride }
+    }
+
+    /// See [`WholeScanConfig::falloff`].
+    pub fn falloff(&self) -> f32 {
+        self.falloff as f32
+    }
+}
+
+impl<B: KernelBackend> WholeScanGlance<B> {
+    /// Features `[1, C, d, h, w]` of a pooled scan `[1, C, coarse]`, see [`CellGrid::pool`].
+    pub fn features(&self, x_1CDHW: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
+        self.resnet.features(x_1CDHW, mode)
+    }
+
+    /// Features of sub-volumes, `[G, C, d, h, w]`.
+    pub fn window_features(&self, x_GCDHW: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
+        self.resnet.features(pool(x_GCDHW, self.factor), mode)
+    }
+
+    /// Log-odds of every cell, flat, from features of one scan.
+    pub fn cells(&self, features: Tensor<B, 5>) -> Tensor<B, 1> {
+        let (_, cells) = self.resnet.judge(features);
+        cells.expect("the network judges cells").flatten(0, 3)
+    }
+
+    /// Sub-volumes `x_GCDHW` -> logits_G2, and the log-odds of every cell, `[G, d, h, w]`. The most telling cell speaks for its sub-volume.
+    pub fn forward_cells(&self, x_GCDHW: Tensor<B, 5>, mode: Mode) -> (Tensor<B, 2>, Tensor<B, 4>) {
+        let window: [usize; 3] = std::array::from_fn(|a| x_GCDHW.dims()[2 + a]);
+        let (_, cells) = self.resnet.judge(self.window_features(x_GCDHW, mode));
+        let cells = cells.expect("the network judges cells");
+        let [g, d, h, w] = cells.dims();
+        // With one window of the size of the scan, the discount of each cell by its distance from the middle.
+        let discount = Tensor::<B, 1>::from_data(TensorData::from(&self.discounts(window, [d, h, w])[..]), &cells.device());
+        let read = cells.clone().reshape([g, d * h * w]) - discount.unsqueeze();
+        let most = read.max_dim(1);
+        (Tensor::cat(vec![most.zeros_like(), most], 1), cells)
+    }
+
+    fn discounts(&self, window: [usize; 3], cells: [usize; 3]) -> Vec<f32> {
+        let squared = |a: usize, i: usize| {
+            let cell = window[a] as f64 / cells[a] as f64;
+            (((i as f64 + 0.5) * cell - window[a] as f64 / 2.0) / (window[a] as f64 / 2.0)).powi(2)
+        };
+        let axis = |a: usize| (0..cells[a]).map(move |i| squared(a, i)).collect::<Vec<f64>>();
+        let [x, y, z] = [axis(0), axis(1), axis(2)];
+        let rows: Vec<f64> = x.iter().flat_map(|x| y.iter().map(move |y| x + y)).collect();
+        rows.iter().flat_map(|row| z.iter().map(move |z| (self.falloff * (row + z)) as f32)).collect()
+    }
+
+    /// Logits (skip, look) of windows from the cells that speak for them, `[G, 2]`.
+    pub fn windows(cells: Tensor<B, 1>, readings: &[Reading]) -> Tensor<B, 2> {
+        let numbers: Vec<i64> = readings.iter().map(|r| r.cell as i64).collect();
+        let discounts: Vec<f32> = readings.iter().map(|r| r.discount).collect();
+        let device = cells.device();
+        let numbers = Tensor::<B, 1, Int>::from_data(TensorData::from(&numbers[..]), &device);
+        let odds = cells.select(0, numbers) - Tensor::from_data(TensorData::from(&discounts[..]), &device);
+        let odds: Tensor<B, 2> = odds.unsqueeze_dim(1);
+        Tensor::cat(vec![odds.zeros_like(), odds], 1)
+    }
+}
+
+/// The mean of blocks of `factor` voxels; what is left over at the end of an axis is left out.
+fn pool<B: Backend>(x: Tensor<B, 5>, factor: [usize; 3]) -> Tensor<B, 5> {
+    (0..3).fold(x, |x, a| {
+        let mut dims = x.dims();
+        let f = factor[a].min(dims[2 + a]);
+        if f == 1 {
+            return x;
+        }
+        dims[2 + a] /= f;
+        let x = x.narrow(2 + a, 0, dims[2 + a] * f);
+        let (before, after): (usize, usize) = (dims[..2 + a].iter().product(), dims[3 + a..].iter().product());
+        x.reshape([before, dims[2 + a], f, after]).mean_dim(2).reshape(dims)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::backend::{Autodiff, Flex};
+
+    type B = Autodiff<Flex>;
+
+    fn glance(spacing_mm: Option<[f64; 3]>) -> WholeScanGlance<B> {
+        let config = WholeScanConfig { blocks: vec![1, 1], widths: vec![4, 8], ..WholeScanConfig::default() };
+        config.init(1, spacing_mm, &Init::new(3, "glance", &Default::default())).unwrap()
+    }
+
+    fn tensor<const D: usize>(values: &[f32], dims: [usize; D]) -> Tensor<B, D> {
+        Tensor::<B, 1>::from_floats(values, &Default::default()).reshape(dims)
+    }
+
+    fn numbers<const D: usize>(t: Tensor<B, D>) -> Vec<f32> {
+        t.into_data().iter::<f32>().collect()
+    }
+
+    fn scan(voxels: usize) -> Vec<f32> {
+        (0..voxels).map(|i| ((i * 7919) % 1013) as f32 / 1013.0).collect()
+    }
+
+    #[test]
+    fn factors_come_nearest_to_the_wanted_spacing() {
+        let config = WholeScanConfig::default();
+        for (spacing, expected) in
+            [(None, [1; 3]), (Some([1.5, 1.5, 3.0]), [3, 3, 1]), (Some([0.8, 1.0, 5.0]), [5, 4, 1]), (Some([0.001; 3]), [64; 3])]
+        {
+            assert_eq!(config.factor(spacing), expected, "{spacing:?}");
+        }
+        assert_eq!(config.stride(), 4);
+        for wrong in [WholeScanConfig { spacing_mm: f64::NAN, ..config.clone() }, WholeScanConfig { falloff: -1.0, ..config.clone() }] {
+            assert!(wrong.check().is_err());
+        }
+    }
+
+    #[test]
+    fn pooling_a_tensor_equals_pooling_a_scan() {
+        let glance = glance(Some([2.0, 4.0, 1.0]));
+        let grid = glance.grid([16, 8, 32]);
+        assert_eq!((grid.factor, grid.cells()), ([2, 1, 4], [2, 2, 2]));
+        let values = scan(2 * 16 * 8 * 32);
+        let pooled = numbers(pool(tensor(&values, [1, 2, 16, 8, 32]), grid.factor));
+        for (a, b) in pooled.iter().zip(grid.pool(&values, 2)) {
+            assert!((a - b).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_scan_of_one_window_reads_as_the_window_does() {
+        let glance = glance(None);
+        let (shape, values) = ([16, 16, 8], scan(16 * 16 * 8));
+        let (logits, cells) = glance.forward_cells(tensor(&values, [1, 1, 16, 16, 8]), Mode::Eval);
+        let grid = glance.grid(shape);
+        let heat = glance.cells(glance.features(tensor(&grid.pool(&values, 1), [1, 1, 16, 16, 8]), Mode::Eval));
+        assert_eq!(numbers(cells), numbers(heat.clone()));
+        let readings = grid.read(&numbers(heat.clone()), shape, &[[0; 3]], glance.falloff());
+        let read = numbers(WholeScanGlance::windows(heat, &readings));
+        let logits = numbers(logits);
+        assert!(
+            (read[1] - logits[1]).abs() < 1e-5 && read[0] == 0.0 && (readings[0].log_odds - read[1]).abs() < 1e-6,
+            "{read:?} {logits:?}"
+        );
+    }
+
+    #[test]
+    fn gradients_of_readings_equal_finite_differences() {
+        let grid = CellGrid { shape: [1, 1, 6], factor: [1; 3], stride: 1 };
+        let starts = [[0, 0, 0], [0, 0, 1], [0, 0, 3]];
+        let heat = [0.3, -0.2, 0.9, 0.1, -0.4, 0.7];
+        let weights = [1.0, -2.0, 0.5];
+        let loss = |heat: &[f32]| -> f64 {
+            let read = grid.read(heat, [1, 1, 3], &starts, 0.5);
+            read.iter().zip(weights).map(|(r, w)| f64::from(r.log_odds).powi(2) * w).sum()
+        };
+        let leaf = tensor(&heat, [6]).require_grad();
+        let read = grid.read(&heat, [1, 1, 3], &starts, 0.5);
+        let z = WholeScanGlance::windows(leaf.clone(), &read).narrow(1, 1, 1).flatten::<1>(0, 1);
+        let weights = tensor(&[1.0, -2.0, 0.5], [3]);
+        let grad: Vec<f32> = leaf.grad(&(z.powf_scalar(2.0) * weights).sum().backward()).unwrap().into_data().iter::<f32>().collect();
+        for i in 0..6 {
+            let at = |step: f32| {
+                let mut heat = heat;
+                heat[i] += step;
+                loss(&heat)
+            };
+            let expected = (at(1e-3) - at(-1e-3)) / 2e-3;
+            assert!((f64::from(grad[i]) - expected).abs() < 1e-2, "cell {i}: {} and {expected}", grad[i]);
+        }
+    }
+}
