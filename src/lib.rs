@@ -8,6 +8,7 @@ pub mod error;
 pub mod evaluate;
 #[cfg(test)]
 mod invariants;
+pub mod leaderboard;
 pub mod report;
 pub mod run;
 pub mod screen;

@@ -87,7 +87,9 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<Ended, Failure> {
     context.observer.finish();
     let lost = |status| evaluation.cases.iter().filter(move |c| c.status == status);
     for case in lost(Status::Failed).chain(lost(Status::Unjudged)) {
-        say(&format!("{}: {}", case.case, case.reason.as_deref().unwrap_or_default()));
+        let reason = case.reason.as_deref().unwrap_or_default();
+        // Some errors begin with the case.
+        say(&format!("{}: {}", case.case, reason.strip_prefix(&format!("{}: ", case.case)).unwrap_or(reason)));
     }
     if let Some(out) = &args.out {
         evaluation.write(settings.rule.protocol, out)?;

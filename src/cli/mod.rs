@@ -9,6 +9,7 @@ mod env;
 pub mod error;
 mod evaluate;
 mod inspect;
+mod leaderboard;
 mod model;
 mod output;
 pub mod progress;
@@ -55,6 +56,7 @@ enum Verb {
     Train(train::TrainArgs),
     Screen(screen::ScreenArgs),
     Evaluate(evaluate::EvaluateArgs),
+    Leaderboard(leaderboard::LeaderboardArgs),
     Inspect(inspect::InspectArgs),
     Data(data::DataArgs),
     Env(env::EnvArgs),
@@ -114,6 +116,7 @@ fn run(line: impl IntoIterator<Item = OsString>) -> u8 {
         Verb::Train(args) => train::run(args, &context),
         Verb::Screen(args) => screen::run(args, &context),
         Verb::Evaluate(args) => evaluate::run(args, &context),
+        Verb::Leaderboard(args) => leaderboard::run(args, &context),
         Verb::Inspect(args) => inspect::run(args, &context),
         Verb::Data(args) => data::run(args, &context),
         Verb::Env(args) => env::run(args, &context),
