@@ -14,6 +14,7 @@ pub mod run;
 pub mod screen;
 pub mod setup;
 pub mod stages;
+pub mod submit;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -36,6 +36,9 @@ pub struct ScreenArgs {
     /// Keep this share of each scan's windows, the most probable first, whatever the threshold.
     #[arg(long, value_name = "F")]
     keep_fraction: Option<f64>,
+    /// Stop giving windows to Focus after this many seconds a scan; the most probable come first.
+    #[arg(long, value_name = "S")]
+    budget_seconds: Option<f64>,
     /// Glance's threshold [default: the one chosen in validation].
     #[arg(long, value_name = "T")]
     threshold: Option<f64>,
@@ -92,6 +95,7 @@ fn screen(args: &ScreenArgs, run: &Path, context: &Context) -> Result<BatchSumma
     }
     overrides.extend(args.select.map(|s| format!("screen.select={}", format!("{s:?}").to_lowercase())));
     overrides.extend(args.keep_fraction.map(|f| format!("screen.keep_fraction={f}")));
+    overrides.extend(args.budget_seconds.map(|s| format!("screen.budget_seconds={s}")));
     overrides.extend(args.threshold.map(|t| format!("screen.threshold={t}")));
     overrides.extend(args.mask_threshold.map(|t| format!("screen.mask_threshold={t}")));
     if !run.join("config.toml").is_file() {

@@ -32,6 +32,10 @@ pub struct ScreenConfig {
     /// Keep this share of each scan's windows, the most probable first, instead of a threshold. Range 0 to 1. Default none: the threshold decides.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub keep_fraction: Option<f64>,
+    /// Seconds a scan may take, reading included: when they are spent no further window goes to Focus, the most probable ones have been, and
+    /// the record says how many were left. Range 0 or more. Default none: every chosen window is looked at.
+    #[schemars(range(min = 0.0))]
+    pub budget_seconds: Option<f64>,
     /// Found lesions smaller than this are dropped, in mL. Range 0 or more. Default `0`.
     #[schemars(range(min = 0.0))]
     pub min_component_ml: f64,
@@ -60,6 +64,7 @@ impl Default for ScreenConfig {
             most_windows: 1.0,
             select: Select::Glance,
             keep_fraction: None,
+            budget_seconds: None,
             min_component_ml: 0.0,
             mask_threshold: 0.5,
             second_look: true,

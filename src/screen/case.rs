@@ -100,7 +100,7 @@ impl Costs {
 pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settings: &ScreenSettings) -> Result<Screened> {
     let clock = Stopwatch::start();
     let mut costs = Costs::default();
-    let Opened { item: volume, warnings, .. } = costs.step("read", || io::read(input))?;
+    let Opened { item: volume, mut warnings, .. } = costs.step("read", || io::read(input))?;
     let geometry = volume.geometry.clone();
     let prepared = costs.step("prepare", || prepare(volume.clone(), None, &settings.prepare))?;
     let plan = Plan::new(prepared.shape, screener.window, &settings.screen);
@@ -110,9 +110,21 @@ pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settin
     let glance = if asked { costs.step("glance", || screener.glance(image, &plan.starts)) } else { vec![1.0; plan.starts.len()] };
     let focus = |numbers: &[usize]| -> Result<Vec<Vec<f32>>> {
         let starts: Vec<[usize; 3]> = numbers.iter().map(|&i| plan.starts[i]).collect();
-        Ok(screener.focus(image, &starts))
+        let Some(budget) = settings.screen.budget_seconds else { return Ok(screener.focus(image, &starts)) };
+        let mut seen = Vec::with_capacity(starts.len());
+        for batch in starts.chunks(screener.batch) {
+            if clock.seconds() >= budget {
+                break;
+            }
+            seen.extend(screener.focus(image, batch));
+        }
+        Ok(seen)
     };
     let looked = costs.step("focus", || plan.run(&glance, settings.choice, focus))?;
+    if looked.left > 0 {
+        let found = format!("{} of {} chosen windows not looked at", looked.left, looked.wanted);
+        warnings.push(Warning::new(found, "all of them", "give more than screen.budget_seconds, or choose fewer windows"));
+    }
     let threshold = settings.screen.mask_threshold as f32;
     let min_ml = settings.screen.min_component_ml;
     let (probability, mask, found) = costs.step("restore", || {

@@ -46,6 +46,8 @@ pub struct Plan {
     denominator: Denominator,
     glance_weight: f32,
     second_look: bool,
+    /// Windows go to Focus by their probability: what is not looked at in time is the least probable.
+    best_first: bool,
     mask_threshold: f32,
 }
 
@@ -60,13 +62,14 @@ impl Plan {
             denominator: config.denominator,
             glance_weight: config.glance_weight as f32,
             second_look: config.second_look,
+            best_first: config.budget_seconds.is_some(),
             mask_threshold: config.mask_threshold as f32,
         }
     }
 
     /// Choose windows by `glance` (their probabilities), let `focus` segment them, and blend.
     ///
-    /// `focus` gets window numbers and returns the lesion probability of each, `[window]`. With `second_look`, every place where the chosen
+    /// `focus` gets window numbers and returns the lesion probability of each, `[window]`, or of the first of them where its time is spent. With `second_look`, every place where the chosen
     /// windows see a lesion is looked at again through all windows that cover its centre, so that a false alarm of one window
     /// is outvoted by its neighbours as it would be if Focus had looked everywhere.
     pub fn run<E>(&self, glance: &[f32], choice: Choice, mut focus: impl FnMut(&[usize]) -> Result<Vec<Vec<f32>>, E>) -> Result<Looked, E> {
@@ -78,18 +81,23 @@ impl Plan {
             }
             Ok(())
         };
-        let first: Vec<usize> = (0..kept.len()).filter(|&i| kept[i]).collect();
+        let mut first: Vec<usize> = (0..kept.len()).filter(|&i| kept[i]).collect();
+        if self.best_first {
+            first.sort_by(|&a, &b| glance[b].total_cmp(&glance[a]));
+        }
         look(&first, &mut seen)?;
         let mut probability = self.blend(glance, &seen);
         if self.second_look && choice != Choice::All {
             let again: Vec<usize> = self.covering_findings(&probability).into_iter().filter(|&i| !kept[i]).collect();
             if !again.is_empty() {
                 look(&again, &mut seen)?;
-                again.iter().for_each(|&i| kept[i] = true);
                 probability = self.blend(glance, &seen);
             }
         }
-        Ok(Looked { kept, probability })
+        let wanted = first.len();
+        kept.iter_mut().zip(&seen).for_each(|(kept, seen)| *kept = seen.is_some());
+        let left = first.iter().filter(|&&i| !kept[i]).count();
+        Ok(Looked { kept, probability, wanted, left })
     }
 
     fn blend(&self, glance: &[f32], seen: &[Option<Vec<f32>>]) -> Vec<f32> {
@@ -131,6 +139,9 @@ pub struct Looked {
     pub kept: Vec<bool>,
     /// Lesion probability per voxel of the prepared grid.
     pub probability: Vec<f32>,
+    /// Windows that were chosen, and those of them that there was no time for.
+    pub wanted: usize,
+    pub left: usize,
 }
 
 impl Looked {
@@ -171,6 +182,15 @@ mod tests {
     /// One window of three cries wolf at voxels 4 and 5.
     fn wolf(numbers: &[usize]) -> Result<Vec<Vec<f32>>, ()> {
         Ok(numbers.iter().map(|&i| if i == 1 { vec![0.0, 0.0, 0.9, 0.9] } else { vec![0.0; 4] }).collect())
+    }
+
+    #[test]
+    fn time_is_spent_on_the_most_probable_windows() {
+        let config = ScreenConfig { blend: config::Blend::Flat, second_look: false, budget_seconds: Some(1.0), ..ScreenConfig::default() };
+        let plan = Plan::new([1, 1, 8], [1, 1, 4], &config);
+        let one = |numbers: &[usize]| Ok::<_, ()>(numbers.iter().take(1).map(|_| vec![0.9; 4]).collect());
+        let looked = plan.run(&[0.6, 0.7, 0.9], Choice::Above(0.5), one).unwrap();
+        assert_eq!((looked.kept, looked.wanted, looked.left), (vec![false, false, true], 3, 2));
     }
 
     #[test]
