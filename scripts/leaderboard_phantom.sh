@@ -14,20 +14,21 @@ cargo build --release
 panscreen=target/release/panscreen
 [ -f "$run/summary.json" ] || $panscreen demo --out "$run"
 
-# The held-out scans, their references, and the kinds of their lesions as groups.
+# The held-out scans, their references, and where their lesions are as groups.
 mkdir -p "$work/reference"
 python3 - "$run" "$work" > "$work/scans.txt" <<'PYTHON'
 import json, pathlib, sys
 
 run, work = map(pathlib.Path, sys.argv[1:])
-lines = ["case,lesions,kind"]
+CHEST = {"lung_tumour", "lung_nodule", "covid19", "pleural_effusion"}
+lines = ["case,lesions,region"]
 for case in json.loads((run / "split.json").read_text())["test"]:
     link = work / "reference" / f"{case['name']}.nii.gz"
     link.unlink(missing_ok=True)
     link.symlink_to(pathlib.Path(case["label"]).resolve())
     lesions = json.loads((run / "data/findings" / f"{case['name']}.json").read_text())["lesions"]
-    kinds = {lesion["kind"] for lesion in lesions}
-    lines.append(f"{case['name']},{len(lesions)},{'none' if not kinds else kinds.pop() if len(kinds) == 1 else 'several'}")
+    regions = sorted({"chest" if lesion["kind"] in CHEST else "abdomen" for lesion in lesions})
+    lines.append(f"{case['name']},{len(lesions)},{' and '.join(regions) or 'none'}")
     print(case["image"])
 (work / "cases.csv").write_text("\n".join(lines) + "\n")
 PYTHON

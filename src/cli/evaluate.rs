@@ -125,7 +125,10 @@ fn text(e: &Evaluation) -> String {
     if let Some(c) = &s.efficiency {
         let area = c.mean_memory_area_mb_s.map_or(String::new(), |a| format!(", {a:.0} MB s under memory over time"));
         let peak = c.peak_mb.map_or(String::new(), |p| format!(", at most {p:.0} MB"));
-        text += &format!("\n{:.1} s a case with the model load (at most {:.1} s){area}{peak}; {} launches", c.mean_seconds, c.longest_seconds, c.launches);
+        text += &format!(
+            "\n{:.1} s a case with the model load (at most {:.1} s){area}{peak}; {} launches",
+            c.mean_seconds, c.longest_seconds, c.launches
+        );
     }
     if s.protocol == touchstone::PROTOCOL.name {
         text += &published_text();
@@ -151,7 +154,8 @@ pub fn heading(s: &Summary) -> String {
 
 fn screening_text(s: &Screening) -> String {
     let l = &s.lesions;
-    let by_score = if s.scores == "probability" { "by their highest probability" } else { "by their volume (no probability maps beside the masks)" };
+    let by_score =
+        if s.scores == "probability" { "by their highest probability" } else { "by their volume (no probability maps beside the masks)" };
     let mut text = format!(
         "\nscan sensitivity   {} scans with lesions\nscan specificity   {} lesion-free scans\nlesion recall      {} lesions\n",
         rate(&s.sensitivity),
@@ -193,13 +197,18 @@ fn screening_text(s: &Screening) -> String {
 }
 
 fn group_text(g: &FactorAnalysis) -> String {
-    let rows: Vec<[String; 4]> =
-        g.analysis.groups.iter().map(|q| [q.name.clone(), q.n.to_string(), format!("{:.4}", q.mean), format!("{:.4}", q.quartiles[1])]).collect();
+    let rows: Vec<[String; 4]> = g
+        .analysis
+        .groups
+        .iter()
+        .map(|q| [q.name.clone(), q.n.to_string(), format!("{:.4}", q.mean), format!("{:.4}", q.quartiles[1])])
+        .collect();
     let test = g.analysis.kruskal_wallis.map_or("no test".to_owned(), |t| format!("Kruskal-Wallis H {:.3}, p {:.4}", t.statistic, t.p));
     let small: String = g.analysis.too_small.iter().map(|(name, n)| format!(", {name} left out with {n}")).collect();
     let unknown = if g.unknown > 0 { format!(", {} cases unknown", g.unknown) } else { String::new() };
     let pairs = g.analysis.pairs.iter().filter(|p| p.p_adjusted < 0.05);
-    let pairs: String = pairs.map(|p| format!("  {} and {} differ: p {:.4}, Cliff's delta {:.2}\n", p.a, p.b, p.p_adjusted, p.cliffs_delta)).collect();
+    let pairs: String =
+        pairs.map(|p| format!("  {} and {} differ: p {:.4}, Cliff's delta {:.2}\n", p.a, p.b, p.p_adjusted, p.cliffs_delta)).collect();
     format!("\n{} by {}: {test}{small}{unknown}\n{}{pairs}", g.metric, g.factor, table(["group", "cases", "mean", "median"], &rows))
 }
 
@@ -213,7 +222,10 @@ fn published_text() -> String {
         })
         .collect();
     let [a, b, c, d, e, f] = published::PUBLIC_COLUMNS;
-    format!("\npublished (x 100, means of organ means; TS: TotalSegmentator, DAP: DAP Atlas)\n{}", table(["method", a, b, c, d, e, f], &rows))
+    format!(
+        "\npublished (x 100, means of organ means; TS: TotalSegmentator, DAP: DAP Atlas)\n{}",
+        table(["method", a, b, c, d, e, f], &rows)
+    )
 }
 
 fn mean(m: &Mean) -> String {

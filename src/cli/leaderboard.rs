@@ -83,7 +83,18 @@ fn text(board: &Leaderboard, out: &Path) -> String {
             let ranks = format!("{:.0}-{:.0}", s.rank_interval[0], s.rank_interval[1]);
             let lost = s.mean.failed + s.mean.missing;
             let rank = s.rank_by_mean.map_or(String::new(), |r| r.to_string());
-            rows.push([o.method.clone(), o.rank.to_string(), c.metric.clone(), mean, interval, format!("{}", c.cases), lost.to_string(), rank, ranks, s.wins.to_string()]);
+            rows.push([
+                o.method.clone(),
+                o.rank.to_string(),
+                c.metric.clone(),
+                mean,
+                interval,
+                format!("{}", c.cases),
+                lost.to_string(),
+                rank,
+                ranks,
+                s.wins.to_string(),
+            ]);
         }
     }
     let columns = ["method", "rank", "metric", "mean", "95 %", "cases", "lost", "by mean", "95 % of draws", "wins"];

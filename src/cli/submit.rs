@@ -45,7 +45,8 @@ struct CheckArgs {
 
 pub fn run(args: SubmitArgs, context: &Context) -> Result<Ended, Failure> {
     let What::Check(args) = args.what;
-    let program = std::env::current_exe().map_err(|e| Failure::says(super::error::USAGE, format!("this program's own file is unknown: {e}")))?;
+    let program =
+        std::env::current_exe().map_err(|e| Failure::says(super::error::USAGE, format!("this program's own file is unknown: {e}")))?;
     let entry = Entry { script: args.entry, model: args.model, program };
     let limits = Limits { seconds: args.seconds, memory_gib: args.memory };
     let report = check(&entry, &args.scans, limits, &*context.observer)?;

@@ -88,7 +88,8 @@ fn label_maps_and_organ_files() {
     for name in ["a.nii.gz", "a_probability.nii.gz", "b.nrrd", "notes.txt", ".c.nii.gz.7-0.tmp", "b_probability.json"] {
         std::fs::write(dir.path().join(name), "").unwrap();
     }
-    for name in ["d/segmentations/liver.nii.gz", "d/segmentations/inferior_vena_cava.nii.gz", "d/segmentations/rib.nii.gz", "e/x/liver.nii"] {
+    for name in ["d/segmentations/liver.nii.gz", "d/segmentations/inferior_vena_cava.nii.gz", "d/segmentations/rib.nii.gz", "e/x/liver.nii"]
+    {
         std::fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
         std::fs::write(dir.path().join(name), "").unwrap();
     }

@@ -62,7 +62,9 @@ pub fn key(files: CaseFiles, rule: &Rule) -> String {
             Err(e) => format!("unreadable: {e}"),
         }
     };
-    let all = |masks: &Masks| masks.paths().into_iter().map(|p| (p.file_name().map(|n| n.to_string_lossy().into_owned()), hash(p))).collect::<Vec<_>>();
+    let all = |masks: &Masks| {
+        masks.paths().into_iter().map(|p| (p.file_name().map(|n| n.to_string_lossy().into_owned()), hash(p))).collect::<Vec<_>>()
+    };
     let map = probability_map(files.folder, files.case).map(|p| hash(&p));
     let lesion = format!("{:?}", rule.lesion);
     let of = json!([env!("CARGO_PKG_VERSION"), rule.protocol.name, lesion, all(files.reference), files.predicted.map(all), map]);
@@ -102,13 +104,17 @@ fn try_judge(files: CaseFiles, rule: &Rule, mut record: CaseRecord) -> Result<Ca
         let Some(truth) = reference.mask(structure, lesion)? else { continue };
         let spacing_mm = truth.geometry.spacing_mm();
         if spacing_mm.iter().any(|&s| !(s.is_finite() && s > 0.0)) {
-            return Err(Error::Setting(format!("spacing {spacing_mm:?} mm of the reference is not three positive numbers; correct the header")));
+            return Err(Error::Setting(format!(
+                "spacing {spacing_mm:?} mm of the reference is not three positive numbers; correct the header"
+            )));
         }
         let usable = match &predicted {
             Err(lost) => Err(lost.clone()),
             Ok(side) => match side.mask(structure, None) {
                 Ok(None) => Err((Status::Missing, format!("there is no prediction of {}", structure.name))),
-                Ok(Some(mask)) => same_grid(files.case, &mask.geometry, &truth.geometry).map(|()| mask).map_err(|e| (Status::Failed, e.to_string())),
+                Ok(Some(mask)) => {
+                    same_grid(files.case, &mask.geometry, &truth.geometry).map(|()| mask).map_err(|e| (Status::Failed, e.to_string()))
+                }
                 Err(e) => Err((Status::Failed, e.to_string())),
             },
         };
@@ -123,7 +129,11 @@ fn try_judge(files: CaseFiles, rule: &Rule, mut record: CaseRecord) -> Result<Ca
             record.lesions = Some(lesions(&pair, lost.is_some(), map.as_deref(), &truth.geometry));
             record.detection = (rule.protocol.name == gf_screen::PROTOCOL.name).then(|| {
                 let mut table = Detection::default();
-                if lost.is_some() { table.add_without_prediction(&pair.reference) } else { table.add(&pair) }
+                if lost.is_some() {
+                    table.add_without_prediction(&pair.reference)
+                } else {
+                    table.add(&pair)
+                }
                 table
             });
         }

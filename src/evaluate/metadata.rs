@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use panscreen_envs::metrics::statistics::describe::{quantile_of_sorted, sorted};
 use panscreen_envs::{Error, Result};
 
 /// Headings that name the column of the case, and of the patient; the first column is the case's where none does.
@@ -65,7 +66,12 @@ impl Metadata {
             }
         }
         if let Some(unknown) = wanted.iter().find(|w| !columns.contains(w)) {
-            return Err(Error::file(path, format!("no column `{unknown}`"), format!("one of {}", columns.join(", ")), "correct --group-by"));
+            return Err(Error::file(
+                path,
+                format!("no column `{unknown}`"),
+                format!("one of {}", columns.join(", ")),
+                "correct --group-by",
+            ));
         }
         Ok(Metadata { columns, rows, duplicates, wanted: wanted.to_vec() })
     }
@@ -94,39 +100,57 @@ impl Metadata {
         let numbers: Option<Vec<f64>> = known().map(|v| v.parse::<f64>().ok().filter(|v| v.is_finite())).collect();
         let distinct: BTreeSet<&str> = known().copied().collect();
         let is_age = ["age", "ages"].contains(&name.to_lowercase().as_str());
-        // Groups in the order of their key, then of their name.
-        let group_of: Box<dyn Fn(&str) -> (i64, String)> = match numbers {
-            Some(_) if is_age => Box::new(|v| {
-                let decade = (v.parse::<f64>().unwrap_or(0.0) / 10.0).floor() as i64 * 10;
-                (decade, format!("{decade}-{}", decade + 9))
-            }),
-            _ if distinct.len() <= MOST_VALUES => Box::new(|v| (0, v.to_owned())),
-            Some(numbers) => {
-                let sorted = panscreen_envs::metrics::statistics::describe::sorted(&numbers);
-                let limit = |q| panscreen_envs::metrics::statistics::describe::quantile_of_sorted(&sorted, q).unwrap_or(0.0);
-                let limits = [limit(0.25), limit(0.5), limit(0.75)];
-                Box::new(move |v| {
-                    let v = v.parse::<f64>().unwrap_or(0.0);
-                    let quarter = limits.partition_point(|l| *l < v);
-                    let name = match quarter {
-                        0 => format!("up to {}", limits[0]),
-                        3 => format!("above {}", limits[2]),
-                        q => format!("{} to {}", limits[q - 1], limits[q]),
-                    };
-                    (quarter as i64, name)
-                })
-            }
+        let cut = match numbers {
+            Some(_) if is_age => Cut::Decades,
+            _ if distinct.len() <= MOST_VALUES => Cut::Values,
+            Some(numbers) => Cut::quarters(&numbers),
             None => return None,
         };
         let mut groups: BTreeMap<(i64, String), Vec<usize>> = BTreeMap::new();
         for (i, value) in values.iter().enumerate() {
             if let Some(value) = value {
-                groups.entry(group_of(value)).or_default().push(i);
+                groups.entry(cut.group(value)).or_default().push(i);
             }
         }
         let unknown = values.iter().filter(|v| v.is_none()).count();
         let groups: Vec<(String, Vec<usize>)> = groups.into_iter().map(|((_, name), cases)| (name, cases)).collect();
         (groups.len() > 1).then_some(Factor { name, groups, unknown })
+    }
+}
+
+/// How a column's values become groups.
+enum Cut {
+    Decades,
+    Values,
+    /// At the quartiles.
+    Quarters([f64; 3]),
+}
+
+impl Cut {
+    fn quarters(numbers: &[f64]) -> Self {
+        let ascending = sorted(numbers);
+        Cut::Quarters([0.25, 0.5, 0.75].map(|q| quantile_of_sorted(&ascending, q).unwrap_or(0.0)))
+    }
+
+    /// Groups come in the order of their number, then of their name.
+    fn group(&self, value: &str) -> (i64, String) {
+        let number = value.parse::<f64>().unwrap_or(0.0);
+        match self {
+            Cut::Values => (0, value.to_owned()),
+            Cut::Decades => {
+                let decade = (number / 10.0).floor() as i64 * 10;
+                (decade, format!("{decade}-{}", decade + 9))
+            }
+            Cut::Quarters(limits) => {
+                let quarter = limits.partition_point(|l| *l < number);
+                let name = match quarter {
+                    0 => format!("up to {}", limits[0]),
+                    3 => format!("above {}", limits[2]),
+                    q => format!("{} to {}", limits[q - 1], limits[q]),
+                };
+                (quarter as i64, name)
+            }
+        }
     }
 }
 
@@ -138,7 +162,8 @@ fn column(columns: &[String], names: &[&str]) -> Option<usize> {
 fn groups_of_a_table_as_people_write_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("meta.csv");
-    let rows: String = (0..20).map(|i| format!("s{i};{};{};P{};{}\r\n", 20 + i, if i % 3 == 0 { "f" } else { "m" }, i / 2, 100 * i)).collect();
+    let rows: String =
+        (0..20).map(|i| format!("s{i};{};{};P{};{}\r\n", 20 + i, if i % 3 == 0 { "f" } else { "m" }, i / 2, 100 * i)).collect();
     std::fs::write(&path, format!("\u{feff}image_id;age;sex;patient;kvp\r\n{rows}s0;99;m;P0;5\r\n")).unwrap();
     let table = Metadata::read(&path, &[]).unwrap();
     let cases = ["s0", "s1", "s12", "s19", "other"];

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use panscreen_envs::metrics::{Mean, Outcome};
 use panscreen_envs::metrics::detection::{LesionMatch, ScanCell};
 use panscreen_envs::metrics::protocols::Metric;
 use panscreen_envs::metrics::protocols::gf_screen::Detection;
+use panscreen_envs::metrics::{Mean, Outcome};
 use serde::{Deserialize, Serialize};
 
 /// What there was to judge. Three ways to have no score are three different things.
@@ -106,7 +106,9 @@ impl CaseRecord {
         let outcomes: Vec<Option<&Outcome>> = asked().map(|s| s.outcome(metric.name)).collect();
         Some(match Mean::of(outcomes, metric.worst) {
             // With nothing but lost structures the case itself has failed; its reason is the first one's.
-            Mean { values: 0, failed, .. } if failed > 0 => Outcome::failed(self.reason.clone().unwrap_or_else(|| "no structure has a value".into())),
+            Mean { values: 0, failed, .. } if failed > 0 => {
+                Outcome::failed(self.reason.clone().unwrap_or_else(|| "no structure has a value".into()))
+            }
             mean => mean.mean,
         })
     }

@@ -38,7 +38,13 @@ pub struct Evaluation {
 
 /// Judge every reference of `reference` by the prediction of the same name in `predicted`. With `out`, the records are appended to
 /// `out/cases.jsonl` as they finish, and what is there already is not done again.
-pub fn evaluate(predicted: &Path, reference: &Path, out: Option<&Path>, settings: &Settings, done: impl Fn(&str) + Sync) -> Result<Evaluation> {
+pub fn evaluate(
+    predicted: &Path,
+    reference: &Path,
+    out: Option<&Path>,
+    settings: &Settings,
+    done: impl Fn(&str) + Sync,
+) -> Result<Evaluation> {
     let (cases, without_reference) = judge_all(predicted, reference, out, &settings.rule, done)?;
     let summary = summarise(settings.rule.protocol, &cases, settings.metadata.as_ref(), settings.efficiency.clone(), settings.resampling);
     Ok(Evaluation { summary, cases, without_reference })

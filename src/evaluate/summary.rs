@@ -214,7 +214,8 @@ fn table(protocol: &Protocol, cases: &[&CaseRecord], units: &[Vec<usize>], resam
 fn row(name: &str, structure: Option<&str>, metric: &Metric, cases: &[&CaseRecord], units: &[Vec<usize>], resampling: Resampling) -> Row {
     let outcomes: Vec<Option<Outcome>> = cases.iter().map(|c| c.outcome(structure, metric)).collect();
     let mean = Mean::of(outcomes.iter().map(Option::as_ref), metric.worst);
-    let scores: Vec<Option<f64>> = cases.iter().map(|c| if let Score::Value(v) = c.score(structure, metric) { Some(v) } else { None }).collect();
+    let scores: Vec<Option<f64>> =
+        cases.iter().map(|c| if let Score::Value(v) = c.score(structure, metric) { Some(v) } else { None }).collect();
     let values: Vec<f64> = scores.iter().flatten().copied().collect();
     // A mean that has failed gets no figures of the cases that are left.
     let whole = mean.mean.value().is_some();

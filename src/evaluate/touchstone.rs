@@ -115,9 +115,7 @@ pub fn records_of(methods: &[Vec<(&'static str, Wide)>]) -> Vec<Vec<CaseRecord>>
             organs.extend(table.organs.iter().zip(scores).filter(|(_, s)| s.is_some()).map(|(o, _)| o.as_str()));
         }
     }
-    let of = |tables: &Vec<(&'static str, Wide)>| {
-        asked.iter().map(|(case, organs)| record_of(case, organs, tables)).collect()
-    };
+    let of = |tables: &Vec<(&'static str, Wide)>| asked.iter().map(|(case, organs)| record_of(case, organs, tables)).collect();
     methods.iter().map(of).collect()
 }
 
@@ -155,7 +153,9 @@ mod tests {
 
     #[test]
     fn numbers_as_python_writes_them() {
-        for (v, text) in [(1.0, "1.0"), (0.0, "0.0"), (0.5, "0.5"), (0.1 + 0.2, "0.30000000000000004"), (1.5e-5, "1.5e-05"), (2e-5, "2e-05")] {
+        for (v, text) in
+            [(1.0, "1.0"), (0.0, "0.0"), (0.5, "0.5"), (0.1 + 0.2, "0.30000000000000004"), (1.5e-5, "1.5e-05"), (2e-5, "2e-05")]
+        {
             assert_eq!(number(v), text);
         }
     }

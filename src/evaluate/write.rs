@@ -74,7 +74,8 @@ pub fn status(status: Status) -> &'static str {
 }
 
 fn table_csv(s: &Summary) -> String {
-    let mut text = String::from("structure,metric,mean,low,high,deviation,quartile_1,median,quartile_3,values,not_applicable,failed,missing\n");
+    let mut text =
+        String::from("structure,metric,mean,low,high,deviation,quartile_1,median,quartile_3,values,not_applicable,failed,missing\n");
     for r in &s.table {
         let n = |v: Option<f64>| v.map_or(String::new(), |v| format!("{:.6}", v + 0.0));
         let [q1, median, q3] = r.quartiles.map_or([None; 3], |q| q.map(Some));
@@ -96,7 +97,13 @@ fn table_tex(s: &Summary) -> String {
     }
     let caption = format!(
         "{} cases by the protocol {} ({} scored, {} missing, {} failed). Empty masks: {}. Lost cases count as the worst value. Intervals: 95\\,\\%, {} bootstrap draws.",
-        s.cases, tex(&s.protocol), s.scored, s.missing, s.failed, tex(&s.empty_masks), s.resampling.resamples
+        s.cases,
+        tex(&s.protocol),
+        s.scored,
+        s.missing,
+        s.failed,
+        tex(&s.empty_masks),
+        s.resampling.resamples
     );
     format!(
         "\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n\\begin{{tabular}}{{llrrrr}}\n\\toprule\nstructure & metric & mean & 95\\,\\% & cases & lost \\\\\n\

@@ -227,8 +227,11 @@ fn overall(methods: &[Method], columns: &[Column]) -> Vec<Overall> {
     let mean = |m: usize| main.iter().map(|c| c.standings[m].mean_case_rank).sum::<f64>() / main.len().max(1) as f64;
     let means: Vec<f64> = (0..methods.len()).map(mean).collect();
     let rank = |m: usize| 1 + means.iter().filter(|other| **other < means[m] - 1e-12).count();
-    let mut all: Vec<Overall> =
-        methods.iter().enumerate().map(|(m, method)| Overall { method: method.name.clone(), rank: rank(m), mean_case_rank: means[m] }).collect();
+    let mut all: Vec<Overall> = methods
+        .iter()
+        .enumerate()
+        .map(|(m, method)| Overall { method: method.name.clone(), rank: rank(m), mean_case_rank: means[m] })
+        .collect();
     all.sort_by_key(|o| o.rank);
     all
 }

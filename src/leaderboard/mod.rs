@@ -61,7 +61,9 @@ impl Entry {
         entries.iter_mut().zip(names).for_each(|(e, name)| e.name = name);
         let bad = entries.iter().find(|e| e.name.is_empty() || e.name.contains(['/', '\\']) || shared(&entries, &e.name));
         match bad {
-            Some(e) => Err(Error::Usage(format!("{}: a method needs a name of its own; write NAME={}", e.folder.display(), e.folder.display()))),
+            Some(e) => {
+                Err(Error::Usage(format!("{}: a method needs a name of its own; write NAME={}", e.folder.display(), e.folder.display())))
+            }
             None => Ok(entries),
         }
     }
@@ -75,13 +77,21 @@ fn last_parts(path: &Path, n: usize) -> String {
 }
 
 /// Judge every entry by `reference` (released tables bring their scores), and compare. Records are kept in `out/methods/NAME`.
-pub fn leaderboard(entries: &[Entry], reference: Option<&Path>, out: &Path, settings: &Settings, observer: &dyn Observer) -> Result<(Leaderboard, Vec<Method>)> {
+pub fn leaderboard(
+    entries: &[Entry],
+    reference: Option<&Path>,
+    out: &Path,
+    settings: &Settings,
+    observer: &dyn Observer,
+) -> Result<(Leaderboard, Vec<Method>)> {
     let released = entries.iter().filter(|e| is_released(&e.folder)).count();
     let records = match (released, reference) {
         (0, Some(reference)) => judged(entries, reference, out, settings, observer)?,
         (0, None) => return Err(Error::Usage("masks need references; give --ref DIR".into())),
         (n, _) if n < entries.len() => {
-            return Err(Error::Usage("some folders hold masks and some released tables (dsc.csv); evaluate the masks first, and give their tables".into()));
+            return Err(Error::Usage(
+                "some folders hold masks and some released tables (dsc.csv); evaluate the masks first, and give their tables".into(),
+            ));
         }
         _ if settings.rule.protocol.name != touchstone::PROTOCOL.name => {
             return Err(Error::Usage("released tables are Touchstone's; give --protocol touchstone".into()));

@@ -82,7 +82,8 @@ impl Folders {
     fn picture(&self, case: &str) -> Option<Vec<u8>> {
         let (reference, stored) = union(self.reference.get(case)?)?;
         let predicted = self.predicted.get(case).and_then(union).filter(|(_, g)| g.shape == stored.shape).map(|(mask, _)| mask);
-        let scan = self.images.iter().find(|p| io::case_name(p) == case).and_then(|p| io::open(p).ok()).filter(|v| v.shape() == stored.shape);
+        let scan =
+            self.images.iter().find(|p| io::case_name(p) == case).and_then(|p| io::open(p).ok()).filter(|v| v.shape() == stored.shape);
         // Without a scan the outlines stand on grey.
         let voxels = scan.map_or_else(|| vec![0.0; reference.len()], |v| v.data);
         let turn = Orientation::of(&stored);
@@ -131,6 +132,7 @@ fn centre(mask: &[u8], shape: [usize; 3]) -> Option<[usize; 3]> {
 pub fn values(column: &Column, methods: &[Method], protocol: &Protocol) -> Vec<Vec<f64>> {
     let Some(metric) = protocol.metrics.iter().find(|m| m.name == column.metric) else { return Vec::new() };
     let structure = protocol.structures.iter().find(|s| s.name == column.structure).map(|s| s.name);
-    let of = |m: &Method| m.cases.iter().filter_map(|c| if let Score::Value(v) = c.score(structure, metric) { Some(v) } else { None }).collect();
+    let of =
+        |m: &Method| m.cases.iter().filter_map(|c| if let Score::Value(v) = c.score(structure, metric) { Some(v) } else { None }).collect();
     methods.iter().map(of).collect()
 }

@@ -19,7 +19,8 @@ impl Leaderboard {
         write_atomic(&dir.join("leaderboard.tex"), self.tex().as_bytes())?;
         write_atomic(&dir.join("scores.csv"), scores_csv(methods).as_bytes())?;
         for m in methods {
-            let evaluation = crate::evaluate::Evaluation { summary: m.summary.clone(), cases: m.cases.clone(), without_reference: Vec::new() };
+            let evaluation =
+                crate::evaluate::Evaluation { summary: m.summary.clone(), cases: m.cases.clone(), without_reference: Vec::new() };
             evaluation.write(settings.rule.protocol, &dir.join("methods").join(&m.name))?;
         }
         Ok(())

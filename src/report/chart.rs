@@ -22,6 +22,8 @@ pub struct Axis {
     pub range: Option<[f64; 2]>,
     /// Show 0.25 as 25 %.
     pub percent: bool,
+    /// Ticks at whole numbers only.
+    pub whole: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -60,12 +62,12 @@ impl Axis {
 
     /// From 0 to 100 %.
     pub fn percent(label: &str) -> Self {
-        Axis { label: label.to_owned(), range: Some([0.0, 1.0]), percent: true }
+        Axis { label: label.to_owned(), range: Some([0.0, 1.0]), percent: true, whole: false }
     }
 
     /// From 0 to 1.
     pub fn share(label: &str) -> Self {
-        Axis { label: label.to_owned(), range: Some([0.0, 1.0]), percent: false }
+        Axis { label: label.to_owned(), range: Some([0.0, 1.0]), ..Axis::default() }
     }
 
     /// The ends and the places of the ticks between them, for values from `low` to `high`.
@@ -79,7 +81,8 @@ impl Axis {
         let ends =
             if self.range.is_some() { [low, high] } else { [(low / step + 1e-9).floor() * step, (high / step - 1e-9).ceil() * step] };
         let first = (ends[0] / step - 1e-9).ceil() as i64;
-        let ticks = (first..).map(|k| k as f64 * step).take_while(|t| *t <= ends[1] + 1e-9 * step).collect();
+        let all = (first..).map(|k| k as f64 * step).take_while(|t| *t <= ends[1] + 1e-9 * step);
+        let ticks = all.filter(|t| !self.whole || t.fract() == 0.0).collect();
         (ends, ticks)
     }
 

@@ -45,14 +45,16 @@ impl Drawings {
 pub fn drawings(m: &Material) -> Drawings {
     let methods = &m.board.methods;
     let name = |c: &Column, what: &str| format!("{}_{}_{what}", c.metric, c.structure.replace(' ', "_"));
-    // With several structures every column is of a main metric; with one, every metric has a column.
-    let several = m.board.columns.iter().any(|c| c.structure == CASES);
+    let several = several(m.board);
     let title = |c: &Column| if several { format!("{}, {}", c.metric, c.structure) } else { c.metric.clone() };
     let shown = || m.board.columns.iter().zip(m.values).filter(|(c, _)| c.main || several);
     let scores = shown().map(|(c, values)| {
         let rows: Vec<(String, Spread)> = methods.iter().cloned().zip(values.iter().cloned().map(Spread::Values)).collect();
-        let caption = format!("{} cases. Box: quartiles and median; whiskers: last value within 1.5 boxes; lost cases at their worst value.", c.cases);
-        Drawing { name: name(c, "boxes"), svg: spreads(&title(c), &Axis::share(&c.metric), &rows), caption }
+        let caption = format!(
+            "{} cases. Box: quartiles and median; whiskers: last value within 1.5 boxes; lost cases at their worst value.",
+            c.cases
+        );
+        Drawing { name: name(c, "boxes"), svg: spreads(&title(c), &Axis::share(&c.metric), &rows, rows.len()), caption }
     });
     let main = || m.board.columns.iter().filter(|c| c.main);
     let ranks = main().map(|c| {
@@ -64,13 +66,14 @@ pub fn drawings(m: &Material) -> Drawings {
                 (s.method.clone(), Spread::Interval { low: s.rank_interval[0], middle, high: s.rank_interval[1] })
             })
             .collect();
-        let axis = Axis { range: Some([1.0, methods.len().max(2) as f64]), ..Axis::new("rank by mean") };
+        let axis = Axis { range: Some([1.0, methods.len().max(2) as f64]), whole: true, ..Axis::new("rank by mean") };
         let tau = c.mean_tau.map_or(String::new(), |t| format!(" Kendall's tau of a draw with the whole: {t:.2} on average."));
         let caption = format!("Dot: rank on all cases; line: ranks in 95 % of the bootstrap draws.{tau}");
-        Drawing { name: name(c, "ranks"), svg: spreads(&format!("Rank stability: {}", title(c)), &axis, &rows), caption }
+        Drawing { name: name(c, "ranks"), svg: spreads(&format!("Rank stability: {}", title(c)), &axis, &rows, rows.len()), caption }
     });
     let maps = shown().filter(|_| methods.len() > 1).map(|(c, _)| {
-        let caption = format!("One-sided Wilcoxon tests of all ordered pairs on {} cases, Holm over the map; methods by their median.", c.cases);
+        let caption =
+            format!("One-sided Wilcoxon tests of all ordered pairs on {} cases, Holm over the map; methods by their median.", c.cases);
         Drawing { name: name(c, "significance"), svg: significance::map(&title(c), methods, &c.significance, ALPHA), caption }
     });
     Drawings {
@@ -78,7 +81,9 @@ pub fn drawings(m: &Material) -> Drawings {
         ranks: ranks.collect(),
         maps: maps.collect(),
         detection: detection(m.board),
-        groups: m.board.summaries.iter().zip(methods).flat_map(|(s, method)| s.groups.iter().map(move |g| group(method, g))).collect(),
+        groups: leader(m.board).map_or_else(Vec::new, |(method, s)| {
+            s.groups.iter().filter(|g| g.analysis.groups.len() > 1).map(|g| group(method, g)).collect()
+        }),
     }
 }
 
@@ -112,7 +117,11 @@ fn detection(board: &Leaderboard) -> Vec<Drawing> {
             }
         }
         let chart = chart.line("ideal", vec![(0.0, 0.0), (1.0, 1.0)]);
-        drawn.push(Drawing { name: "calibration".into(), svg: chart.svg(), caption: "Ten bins of equal width; above the diagonal findings are surer than they say.".into() });
+        drawn.push(Drawing {
+            name: "calibration".into(),
+            svg: chart.svg(),
+            caption: "Ten bins of equal width; below the ideal line findings are surer than they should be.".into(),
+        });
     }
     let sizes = || screenings().next().map(|(_, s)| s.by_diameter_mm.clone()).unwrap_or_default();
     let mut rows = Vec::new();
@@ -131,10 +140,21 @@ fn detection(board: &Leaderboard) -> Vec<Drawing> {
         }
     }
     if !rows.is_empty() {
-        let svg = spreads("Lesions found by size", &Axis::percent("lesions found"), &rows);
-        drawn.push(Drawing { name: "by_size".into(), svg, caption: "Diameter of the ball of the same volume; Wilson's 95 % intervals, lesions of a patient count as independent.".into() });
+        let svg = spreads("Lesions found by size", &Axis::percent("lesions found"), &rows, with.len());
+        drawn.push(Drawing {
+            name: "by_size".into(),
+            svg,
+            caption: "Diameter of the ball of the same volume; Wilson's 95 % intervals, lesions of a patient count as independent.".into(),
+        });
     }
     drawn
+}
+
+/// The method that is first overall, with its figures.
+fn leader(board: &Leaderboard) -> Option<(&str, &Summary)> {
+    let first = board.overall.first()?;
+    let m = board.methods.iter().position(|name| *name == first.method)?;
+    Some((&first.method, board.summaries.get(m)?))
 }
 
 fn group(method: &str, g: &FactorAnalysis) -> Drawing {
@@ -143,19 +163,26 @@ fn group(method: &str, g: &FactorAnalysis) -> Drawing {
         .iter()
         .map(|q| (format!("{} ({})", q.name, q.n), Spread::Interval { low: q.quartiles[0], middle: q.quartiles[1], high: q.quartiles[2] }))
         .collect();
-    let test = kruskal_wallis.map_or(String::new(), |t| format!(" Kruskal-Wallis p {:.4}.", t.p));
+    let test = kruskal_wallis.map_or(String::new(), |t| format!(" Kruskal-Wallis p {}.", p_text(t.p)));
     Drawing {
         name: format!("{}_{}_{method}", g.factor, g.metric),
-        svg: spreads(&format!("{method}: {} by {}", g.metric, g.factor), &Axis::share(&g.metric), &rows),
+        svg: spreads(&format!("{method}: {} by {}", g.metric, g.factor), &Axis::share(&g.metric), &rows, rows.len()),
         caption: format!("Median and quartiles.{test} Groups of fewer than five cases are left out."),
     }
+}
+
+fn p_text(p: f64) -> String {
+    if p < 0.0001 { "below 0.0001".into() } else { format!("{p:.4}") }
 }
 
 /// The page as one HTML text.
 pub fn page(m: &Material, drawings: &Drawings) -> String {
     let board = m.board;
     let Some(first) = board.summaries.first() else { return Page::new("panscreen leaderboard", "no method").render() };
-    let mut page = Page::new("panscreen leaderboard", &format!("{} methods on {} cases, protocol {}", board.methods.len(), first.cases, first.protocol));
+    let mut page = Page::new(
+        "panscreen leaderboard",
+        &format!("{} methods on {} cases, protocol {}", board.methods.len(), first.cases, first.protocol),
+    );
     page.section("Summary").cards(&cards(board));
     let flaws: Vec<Vec<Cell>> = first.known_flaws.iter().map(|f| vec![Cell::text(&f.name), Cell::text(&f.text)]).collect();
     page.prose(&format!(
@@ -169,24 +196,34 @@ pub fn page(m: &Material, drawings: &Drawings) -> String {
     ));
     page.section("Standings").table(&standings(board)).table(&counts(board));
     page.section("Scores").figures(&figures(&drawings.scores));
-    page.section("Ranks").prose("Would another draw of the same cases rank them alike?").table(&ranks(board)).figures(&figures(&drawings.ranks));
+    page.section("Ranks")
+        .prose("Would another draw of the same cases rank them alike?")
+        .table(&ranks(board))
+        .figures(&figures(&drawings.ranks));
     if board.methods.len() > 1 {
         page.section("Tests").table(&tests(board)).figures(&figures(&drawings.maps));
     }
     if !drawings.detection.is_empty() {
         page.section("Lesions and scans").table(&detection_table(board)).figures(&figures(&drawings.detection));
     }
-    if !drawings.groups.is_empty() {
-        page.section("Groups").prose("One factor at a time: factors that go together can't be told apart here.").figures(&figures(&drawings.groups));
+    if board.summaries.iter().any(|s| !s.groups.is_empty()) {
+        let said = "One factor at a time: factors that go together can't be told apart here. Figures are of the method that is first.";
+        page.section("Groups").prose(said).table(&group_tests(board)).figures(&figures(&drawings.groups));
     }
     if !m.worst.is_empty() {
         let leader = board.overall.first().map_or("", |o| o.method.as_str());
-        page.section("Worst cases").prose(&format!("The lowest scores of {leader}. Cyan: what it marked. Pink: the reference.")).cases(&worst(m));
+        page.section("Worst cases")
+            .prose(&format!("The lowest scores of {leader}. Cyan: what it marked. Pink: the reference."))
+            .cases(&worst(m));
     }
     if first.protocol == "touchstone" {
         page.section("Published").table(&hospital()).table(&public());
     }
-    page.section("What to know about the rule").table(&Table { caption: "Known flaws of the protocol, followed as published", columns: &["flaw", "what it does"], rows: flaws });
+    page.section("What to know about the rule").table(&Table {
+        caption: "Known flaws of the protocol, followed as published",
+        columns: &["flaw", "what it does"],
+        rows: flaws,
+    });
     page.render()
 }
 
@@ -199,7 +236,11 @@ fn cards(board: &Leaderboard) -> Vec<Card<'_>> {
     let mut cards = Vec::new();
     if let Some(leader) = board.overall.first() {
         let tied = board.overall.iter().filter(|o| o.rank == leader.rank).count();
-        let note = if tied > 1 { format!("and {} others with the same mean rank", tied - 1) } else { format!("mean rank {:.2} over cases and metrics", leader.mean_case_rank) };
+        let note = if tied > 1 {
+            format!("and {} others with the same mean rank", tied - 1)
+        } else {
+            format!("mean rank {:.2} over cases and metrics", leader.mean_case_rank)
+        };
         cards.push(Card { label: "first", value: leader.method.clone(), note, tone: Tone::Plain });
         for c in main.iter().take(2) {
             let Some(s) = c.standings.iter().find(|s| s.method == leader.method) else { continue };
@@ -224,8 +265,8 @@ fn standings(board: &Leaderboard) -> Table<'static> {
             rows.push(vec![
                 Cell::Number(o.rank as f64, 0),
                 Cell::text(&o.method),
-                Cell::text(&c.structure),
                 Cell::text(&c.metric),
+                Cell::text(&c.structure),
                 Cell::number(s.mean.mean.value(), 4),
                 Cell::number(s.interval.map(|i| i.low), 4),
                 Cell::number(s.interval.map(|i| i.high), 4),
@@ -237,11 +278,30 @@ fn standings(board: &Leaderboard) -> Table<'static> {
             ]);
         }
     }
+    const ALL: [&str; 12] =
+        ["rank", "method", "metric", "structure", "mean", "low", "high", "median", "values", "missing", "failed", "not asked"];
+    const ONE: [&str; 11] = ["rank", "method", "metric", "mean", "low", "high", "median", "values", "missing", "failed", "not asked"];
+    let several = several(board);
     Table {
         caption: "Means over the cases that the metric is asked of, lost ones as the worst value. No number: a case is lost and the metric has no worst value. Rank: over all main metrics",
-        columns: &["rank", "method", "structure", "metric", "mean", "low", "high", "median", "values", "missing", "failed", "not asked"],
-        rows,
+        columns: if several { &ALL } else { &ONE },
+        rows: without_structure(rows, several, 3),
     }
+}
+
+/// With several structures every column is of a main metric; with one, every metric has a column.
+fn several(board: &Leaderboard) -> bool {
+    board.columns.iter().any(|c| c.structure == CASES)
+}
+
+/// Rows without the column that says the same in all of them.
+fn without_structure(mut rows: Vec<Vec<Cell>>, several: bool, column: usize) -> Vec<Vec<Cell>> {
+    if !several {
+        rows.iter_mut().for_each(|row| {
+            row.remove(column);
+        });
+    }
+    rows
 }
 
 fn counts(board: &Leaderboard) -> Table<'static> {
@@ -263,8 +323,8 @@ fn ranks(board: &Leaderboard) -> Table<'static> {
             let rank = |r: Option<usize>| Cell::number(r.map(|r| r as f64), 0);
             rows.push(vec![
                 Cell::text(&s.method),
-                Cell::text(&c.structure),
                 Cell::text(&c.metric),
+                Cell::text(&c.structure),
                 rank(s.rank_by_mean),
                 rank(s.rank_by_median),
                 rank(Some(s.rank_by_case_ranks)),
@@ -276,10 +336,14 @@ fn ranks(board: &Leaderboard) -> Table<'static> {
             ]);
         }
     }
+    const ALL: [&str; 11] =
+        ["method", "metric", "structure", "mean", "median", "case ranks", "mean case rank", "wins", "first", "low", "high"];
+    const ONE: [&str; 10] = ["method", "metric", "mean", "median", "case ranks", "mean case rank", "wins", "first", "low", "high"];
+    let several = several(board);
     Table {
-        caption: "Wins: methods it is significantly better than. First: share of bootstrap draws. Low and high: ranks in 95 % of them",
-        columns: &["method", "structure", "metric", "by mean", "by median", "by case ranks", "mean case rank", "wins", "first", "low", "high"],
-        rows,
+        caption: "Ranks by mean, median and the mean of the ranks on every case. Wins: methods it is significantly better than. First: share of bootstrap draws. Low and high: ranks in 95 % of them",
+        columns: if several { &ALL } else { &ONE },
+        rows: without_structure(rows, several, 2),
     }
 }
 
@@ -301,8 +365,8 @@ fn tests(board: &Leaderboard) -> Table<'static> {
         ]);
     }
     Table {
-        caption: "First less second, paired by case. Wilcoxon two-sided; Holm over the pairs of a metric; sign-flip on the mean",
-        columns: &["metric", "first", "second", "cases", "difference", "low", "high", "Hodges-Lehmann", "Wilcoxon p", "Holm p", "sign-flip p"],
+        caption: "First less second, paired by case. HL shift: Hodges and Lehmann's. Wilcoxon two-sided; Holm over the pairs of a metric; sign-flip on the mean",
+        columns: &["metric", "first", "second", "cases", "difference", "low", "high", "HL shift", "Wilcoxon p", "Holm p", "sign-flip p"],
         rows,
     }
 }
@@ -327,8 +391,43 @@ fn detection_table(board: &Leaderboard) -> Table<'static> {
     };
     Table {
         caption: "Scans and lesions by any overlap; FP: findings on no lesion",
-        columns: &["method", "sensitivity", "specificity", "lesion recall", "precision", "FP", "FP / healthy", "FP mL / healthy", "AUROC", "CAMELYON", "LUNA", "ECE"],
+        columns: &[
+            "method",
+            "sensitivity",
+            "specificity",
+            "lesion recall",
+            "precision",
+            "FP",
+            "FP / healthy",
+            "FP mL / healthy",
+            "AUROC",
+            "CAMELYON",
+            "LUNA",
+            "ECE",
+        ],
         rows: board.methods.iter().zip(&board.summaries).filter_map(row).collect(),
+    }
+}
+
+fn group_tests(board: &Leaderboard) -> Table<'static> {
+    let row = |method: &String, g: &FactorAnalysis| {
+        let groups = g.analysis.groups.iter().map(|q| format!("{} ({}): {:.3}", q.name, q.n, q.mean)).collect::<Vec<_>>().join(", ");
+        let pairs =
+            g.analysis.pairs.iter().filter(|p| p.p_adjusted < ALPHA).map(|p| format!("{} and {}", p.a, p.b)).collect::<Vec<_>>().join(", ");
+        vec![
+            Cell::text(&g.factor),
+            Cell::text(&g.metric),
+            Cell::text(method),
+            Cell::text(groups),
+            Cell::number(g.analysis.kruskal_wallis.map(|t| t.statistic), 3),
+            Cell::number(g.analysis.kruskal_wallis.map(|t| t.p), 5),
+            Cell::text(pairs),
+        ]
+    };
+    Table {
+        caption: "Means of the groups that are large enough; Kruskal and Wallis's H over them; pairs that differ by Mann and Whitney's test, corrected",
+        columns: &["factor", "metric", "method", "groups (cases): mean", "H", "p", "differ"],
+        rows: board.methods.iter().zip(&board.summaries).flat_map(|(m, s)| s.groups.iter().map(move |g| row(m, g))).collect(),
     }
 }
 
@@ -348,13 +447,26 @@ fn hospital() -> Table<'static> {
     let row = |(model, values): &(&str, [f64; 10])| [Cell::text(*model)].into_iter().chain(values.map(|v| Cell::Number(v, 1))).collect();
     Table {
         caption: "Published: mean DSC x 100 on the hidden hospital set",
-        columns: &["method", "mean", "aorta", "gall bladder", "left kidney", "right kidney", "liver", "pancreas", "postcava", "spleen", "stomach"],
+        columns: &[
+            "method",
+            "mean",
+            "aorta",
+            "gall bladder",
+            "left kidney",
+            "right kidney",
+            "liver",
+            "pancreas",
+            "postcava",
+            "spleen",
+            "stomach",
+        ],
         rows: published::HOSPITAL.iter().map(row).collect(),
     }
 }
 
 fn public() -> Table<'static> {
-    let row = |(model, values): &(&str, [Option<f64>; 6])| [Cell::text(*model)].into_iter().chain(values.map(|v| Cell::number(v, 1))).collect();
+    let row =
+        |(model, values): &(&str, [Option<f64>; 6])| [Cell::text(*model)].into_iter().chain(values.map(|v| Cell::number(v, 1))).collect();
     Table {
         caption: "Published: TotalSegmentator (TS) and DAP Atlas (DAP), x 100, means of the organs' means; case sets differ between methods",
         columns: &["method", "TS DSC", "TS NSD", "TS DSC, mean of cases", "TS test DSC", "DAP DSC", "DAP NSD"],

@@ -71,7 +71,9 @@ mod tests {
         let (with, without) = (picture(&svg), picture(&standalone(&Chart::new("", Axis::new(""), Axis::new("")).svg())));
         assert_eq!(with.dimensions(), (1120, 600));
         // The title's row: dark letters in one, white ground in the other.
-        let dark = |p: &image::RgbImage| (10..200).flat_map(|x| (14..44).map(move |y| (x, y))).filter(|&(x, y)| p.get_pixel(x, y).0[0] < 100).count();
+        let dark = |p: &image::RgbImage| {
+            (10..200).flat_map(|x| (14..44).map(move |y| (x, y))).filter(|&(x, y)| p.get_pixel(x, y).0[0] < 100).count()
+        };
         assert!(dark(&with) > 30 && dark(&without) == 0, "{} and {}", dark(&with), dark(&without));
         assert_eq!(png_of("no svg"), None);
     }

@@ -25,8 +25,8 @@ const RIGHT: f64 = 16.0;
 const LETTERS: usize = 26;
 const LETTER: f64 = 6.4;
 
-/// The rows as one `<svg>` element. Rows without a finite value are empty.
-pub fn spreads(title: &str, axis: &Axis, rows: &[(String, Spread)]) -> String {
+/// The rows as one `<svg>` element; colours come again after `cycle` rows. Rows without a finite value are empty.
+pub fn spreads(title: &str, axis: &Axis, rows: &[(String, Spread)], cycle: usize) -> String {
     let names: Vec<String> = rows.iter().map(|(name, _)| shortened(name)).collect();
     let left = 20.0 + LETTER * names.iter().map(|n| n.chars().count()).max().unwrap_or(0) as f64;
     let height = TOP + ROW * rows.len().max(1) as f64 + BOTTOM;
@@ -57,18 +57,34 @@ pub fn spreads(title: &str, axis: &Axis, rows: &[(String, Spread)]) -> String {
             axis.text(t)
         );
     }
-    let _ = writeln!(s, r#"<text x="{:.1}" y="{:.1}" text-anchor="middle">{}</text>"#, (left + WIDTH - RIGHT) / 2.0, height - 8.0, escape(&axis.label));
+    let _ = writeln!(
+        s,
+        r#"<text x="{:.1}" y="{:.1}" text-anchor="middle">{}</text>"#,
+        (left + WIDTH - RIGHT) / 2.0,
+        height - 8.0,
+        escape(&axis.label)
+    );
     for (i, ((_, spread), name)) in rows.iter().zip(&names).enumerate() {
         let y = TOP + ROW * (i as f64 + 0.5);
-        let colour = colour(i);
-        let _ = writeln!(s, r#"<text x="{:.1}" y="{:.1}" text-anchor="end" fill="var(--ink, #0f172a)">{}</text>"#, left - 10.0, y + 4.0, escape(name));
+        let colour = colour(i % cycle.max(1));
+        let _ = writeln!(
+            s,
+            r#"<text x="{:.1}" y="{:.1}" text-anchor="end" fill="var(--ink, #0f172a)">{}</text>"#,
+            left - 10.0,
+            y + 4.0,
+            escape(name)
+        );
         match spread {
             Spread::Values(_) => draw_box(&mut s, &sorted(&ends(spread)), y, &colour, to_x),
             Spread::Interval { low, middle, high } if middle.is_finite() => {
                 if low.is_finite() && high.is_finite() {
                     line(&mut s, [to_x(*low), to_x(*high)], [y, y], &colour, 2.5);
                 }
-                let _ = writeln!(s, r#"<circle cx="{:.1}" cy="{y:.1}" r="5" fill="{colour}" stroke="var(--card, #fff)" stroke-width="1.5"/>"#, to_x(*middle));
+                let _ = writeln!(
+                    s,
+                    r#"<circle cx="{:.1}" cy="{y:.1}" r="5" fill="{colour}" stroke="var(--card, #fff)" stroke-width="1.5"/>"#,
+                    to_x(*middle)
+                );
             }
             Spread::Interval { .. } => {}
         }
@@ -110,7 +126,10 @@ fn draw_box(s: &mut String, ascending: &[f64], y: f64, colour: &str, to_x: impl 
 }
 
 fn line(s: &mut String, [x1, x2]: [f64; 2], [y1, y2]: [f64; 2], colour: &str, width: f64) {
-    let _ = writeln!(s, r#"<line x1="{x1:.1}" x2="{x2:.1}" y1="{y1:.1}" y2="{y2:.1}" stroke="{colour}" stroke-width="{width}" stroke-linecap="round"/>"#);
+    let _ = writeln!(
+        s,
+        r#"<line x1="{x1:.1}" x2="{x2:.1}" y1="{y1:.1}" y2="{y2:.1}" stroke="{colour}" stroke-width="{width}" stroke-linecap="round"/>"#
+    );
 }
 
 /// A name that fits beside a plot.
@@ -123,12 +142,12 @@ fn a_box_of_known_quartiles() {
     let values: Vec<f64> = (0..=10).map(|i| f64::from(i) / 10.0).chain([5.0]).collect();
     let axis = Axis { range: Some([0.0, 5.0]), ..Axis::new("Dice") };
     let rows = [("a<b".to_owned(), Spread::Values(values)), ("none".to_owned(), Spread::Values(vec![f64::NAN]))];
-    let svg = spreads("t", &axis, &rows);
+    let svg = spreads("t", &axis, &rows, 2);
     // Five letters at most: the plot begins at 20 + 4 x 6.4. Quartiles 0.275 and 0.825, median 0.55, one outlier at 5.
     let x = |v: f64| format!("{:.1}", 45.6 + v / 5.0 * (544.0 - 45.6));
     assert!(svg.contains(&format!(r#"<rect x="{}""#, x(0.275))) && svg.contains(&format!(r#"<circle cx="{}""#, x(5.0))), "{svg}");
     assert!(svg.contains("a&lt;b") && !svg.contains("NaN") && svg.matches("<circle").count() == 1);
-    let interval = spreads("t", &Axis::new("rank"), &[("m".into(), Spread::Interval { low: 1.0, middle: 2.0, high: 3.0 })]);
+    let interval = spreads("t", &Axis::new("rank"), &[("m".into(), Spread::Interval { low: 1.0, middle: 2.0, high: 3.0 })], 1);
     assert!(interval.contains("<circle") && !interval.contains("<rect"));
     assert_eq!(shortened("a method with a very long name").chars().count(), LETTERS);
 }

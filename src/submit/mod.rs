@@ -104,9 +104,14 @@ fn check_one(entry: &Entry, scan: &Path, limits: Limits, isolation: Isolation) -
     let mut rules = Vec::new();
     let mut rule = |rule: &str, passed: Option<bool>, found: String| rules.push(Checked { rule: rule.to_owned(), passed, found });
     rule("ends with 0", Some(ran.code == Some(0)), ran.code.map_or("ended by a signal".into(), |c| format!("exit code {c}")));
-    rule(&format!("at most {} s", limits.seconds), Some(ran.seconds <= limits.seconds), format!("{:.1} s with the model load", ran.seconds));
+    rule(
+        &format!("at most {} s", limits.seconds),
+        Some(ran.seconds <= limits.seconds),
+        format!("{:.1} s with the model load", ran.seconds),
+    );
     let peak = memory.map(|m| m.peak_mb / 1024.0);
-    let found = peak.map_or("the system does not tell".to_owned(), |p| format!("{p:.2} GiB at most, sampled every {} s", launch::SAMPLE_SECONDS));
+    let found =
+        peak.map_or("the system does not tell".to_owned(), |p| format!("{p:.2} GiB at most, sampled every {} s", launch::SAMPLE_SECONDS));
     rule(&format!("at most {} GiB", limits.memory_gib), peak.map(|p| p <= limits.memory_gib), found);
     let alone = isolation == Isolation::Network;
     // Without a network a case can only succeed on its own.

@@ -34,7 +34,11 @@ pub fn check(outputs: &Path, case: &str, scan: &Path) -> Vec<Checked> {
     match io::open_labels(&path) {
         Ok(labels) => {
             let highest = labels.data.iter().copied().max().unwrap_or(0);
-            rule("holds 0 and 1 only", highest <= 1, format!("highest value {highest}, {} voxels marked", labels.data.iter().filter(|v| **v > 0).count()));
+            rule(
+                "holds 0 and 1 only",
+                highest <= 1,
+                format!("highest value {highest}, {} voxels marked", labels.data.iter().filter(|v| **v > 0).count()),
+            );
         }
         Err(e) => rule("holds 0 and 1 only", false, e.to_string()),
     }
@@ -71,7 +75,10 @@ fn each_fault_breaks_its_rule() {
     };
     assert_eq!(broken(&more), ["leaves a.nii.gz and nothing else"]);
     assert_eq!(broken(&|path| io::write_labels(path, &[2; 64], &geometry).unwrap()), ["holds 0 and 1 only"]);
-    assert_eq!(broken(&|path| io::write_labels(path, &[1; 48], &Geometry::ras([4, 4, 3], [1.0; 3], [0.0; 3])).unwrap()), ["has the scan's geometry"]);
+    assert_eq!(
+        broken(&|path| io::write_labels(path, &[1; 48], &Geometry::ras([4, 4, 3], [1.0; 3], [0.0; 3])).unwrap()),
+        ["has the scan's geometry"]
+    );
     let shifted = Geometry::ras([4, 4, 4], [1.0, 1.0, 2.0], [0.5, 0.0, 0.0]);
     assert_eq!(broken(&|path| io::write_labels(path, &[1; 64], &shifted).unwrap()), ["has the scan's geometry"]);
     let floats = |path: &Path| io::write_volume(path, &Volume { data: vec![1.0; 64], geometry: geometry.clone() }).unwrap();

@@ -77,7 +77,10 @@ fn one_bad_case_never_stops_the_batch_whatever_the_protocol() {
     assert_eq!(gf["cases"][4]["structures"][0]["values"]["case_dice"]["value"], 1.0);
     assert!(gf["summary"]["known_flaws"].to_string().contains("1 on every lesion-free scan"));
     let text = world.ends(1, &["evaluate", "--protocol", "gf_screen", "--pred", "pred", "--ref", "ref", "--quiet"]);
-    assert!(text.contains("empty masks: case_dice: reference empty: 1") && text.contains("known flaws:\n  empty_reference_is_perfect:"), "{text}");
+    assert!(
+        text.contains("empty masks: case_dice: reference empty: 1") && text.contains("known flaws:\n  empty_reference_is_perfect:"),
+        "{text}"
+    );
     // A reference that can't be read is in no mean, and is listed.
     std::fs::write(world.path("ref/a.nii.gz"), "x").unwrap();
     let e = evaluate("panscreen", 1);
@@ -130,7 +133,21 @@ fn a_leaderboard_of_three_with_groups_is_one_page() {
     }
     std::fs::remove_file(world.path("poor/c01.nii.gz")).unwrap();
     std::fs::write(world.path("meta.csv"), metadata).unwrap();
-    let args = ["leaderboard", "good", "poor", "none=empty", "--ref", "ref", "--out", "board", "--metadata", "meta.csv", "--resamples", "200", "--quiet"];
+    let args = [
+        "leaderboard",
+        "good",
+        "poor",
+        "none=empty",
+        "--ref",
+        "ref",
+        "--out",
+        "board",
+        "--metadata",
+        "meta.csv",
+        "--resamples",
+        "200",
+        "--quiet",
+    ];
     let board = world.json(0, &args);
     assert_eq!(board["methods"], json!(["good", "poor", "none"]));
     assert_eq!(board["overall"][0]["method"], "good");
@@ -141,11 +158,28 @@ fn a_leaderboard_of_three_with_groups_is_one_page() {
     assert!(dice["standings"][0]["rank_interval"] == json!([1.0, 1.0]) && dice["standings"][0]["first"] == 1.0);
     assert_eq!(board["summaries"][0]["patients"], 10);
     let html = String::from_utf8(world.read("board/index.html")).unwrap();
-    for part in ["Rank stability: dice", "FROC", "Significance", "column better than row", "Worst cases", "good: dice by sex", "data:image/png;base64,"] {
+    for part in [
+        "Rank stability: dice",
+        "FROC",
+        "Significance",
+        "column better than row",
+        "Worst cases",
+        "good: dice by sex",
+        "data:image/png;base64,",
+    ] {
         assert!(html.to_lowercase().contains(&part.to_lowercase()), "{part}");
     }
     assert!(!html.contains("http://") && !html.contains("https://"));
-    for file in ["ranks.csv", "tests.csv", "scores.csv", "leaderboard.tex", "leaderboard.json", "figures/froc.svg", "figures/froc.png", "methods/poor/cases.tsv"] {
+    for file in [
+        "ranks.csv",
+        "tests.csv",
+        "scores.csv",
+        "leaderboard.tex",
+        "leaderboard.json",
+        "figures/froc.svg",
+        "figures/froc.png",
+        "methods/poor/cases.tsv",
+    ] {
         assert!(world.path(&format!("board/{file}")).is_file(), "{file}");
     }
     let again = world.json(0, &args);
@@ -166,7 +200,10 @@ fn touchstone_goes_out_and_comes_back() {
     let both: Vec<u8> = liver.iter().zip(&spleen).map(|(l, s)| if *l > 0 { 5 } else { 8 * s }).collect();
     write(&world.path("maps/s1.nii.gz"), &both);
     for (method, code) in [("organs", 0), ("maps", 0)] {
-        world.json(code, &["evaluate", "--protocol", "touchstone", "--pred", method, "--ref", "ref", "--out", &format!("judged_{method}"), "--quiet"]);
+        world.json(
+            code,
+            &["evaluate", "--protocol", "touchstone", "--pred", method, "--ref", "ref", "--out", &format!("judged_{method}"), "--quiet"],
+        );
     }
     let csv = |method: &str| String::from_utf8(world.read(&format!("judged_{method}/dsc.csv"))).unwrap();
     let perfect = |mask: &[u8]| {
@@ -178,8 +215,13 @@ fn touchstone_goes_out_and_comes_back() {
     // An organ file that is missing, and a case that is missing, are the worst; an organ that the reference lacks is not scored.
     assert_eq!(csv("organs"), format!("{heading}s1,,,,,{l},,,0.0,\ns2,,,,,{l},,,0.0,\n"));
     assert_eq!(csv("maps"), format!("{heading}s1,,,,,{l},,,{s},\ns2,,,,,0.0,,,0.0,\n"));
-    let board = world.json(0, &["leaderboard", "judged_organs", "judged_maps", "--protocol", "touchstone", "--out", "board", "--resamples", "50", "--quiet"]);
-    let column = |structure: &str| board["columns"].as_array().unwrap().iter().find(|c| c["structure"] == structure && c["metric"] == "dsc").unwrap().clone();
+    let board = world.json(
+        0,
+        &["leaderboard", "judged_organs", "judged_maps", "--protocol", "touchstone", "--out", "board", "--resamples", "50", "--quiet"],
+    );
+    let column = |structure: &str| {
+        board["columns"].as_array().unwrap().iter().find(|c| c["structure"] == structure && c["metric"] == "dsc").unwrap().clone()
+    };
     assert_eq!(column("liver")["standings"][0]["mean"]["mean"]["value"].to_string(), l);
     assert_eq!(column("mean of cases")["cases"], 2);
     assert!(String::from_utf8(world.read("board/index.html")).unwrap().contains("Published: mean DSC x 100"));
@@ -197,7 +239,18 @@ fn the_containers_entry_keeps_flares_contract() {
     assert!(launch["seconds"].as_f64().unwrap() > 0.0);
     // The figures go into a FLARE evaluation.
     std::fs::write(world.path("submit.json"), report.to_string()).unwrap();
-    let evaluate = ["evaluate", "--protocol", "flare24", "--pred", "data/labelsTr", "--ref", "data/labelsTr", "--efficiency", "submit.json", "--quiet"];
+    let evaluate = [
+        "evaluate",
+        "--protocol",
+        "flare24",
+        "--pred",
+        "data/labelsTr",
+        "--ref",
+        "data/labelsTr",
+        "--efficiency",
+        "submit.json",
+        "--quiet",
+    ];
     assert_eq!(world.json(0, &evaluate)["summary"]["efficiency"]["launches"], 1);
     // An entry that leaves more than it may, or nothing, fails by name.
     std::fs::write(world.path("bad.sh"), "touch \"$OUTPUTS/notes.txt\"; exit 4\n").unwrap();
@@ -211,7 +264,20 @@ fn the_containers_entry_keeps_flares_contract() {
 fn a_budget_is_kept_and_told() {
     let world = World::trained();
     let scan = "data/imagesTr/phantom_0001_0000.nii.gz";
-    world.ok(&["screen", scan, "--model", "runs/tiny", "--out", "none", "--budget-seconds", "0", "--threshold", "0", "--no-preview", "--quiet"]);
+    world.ok(&[
+        "screen",
+        scan,
+        "--model",
+        "runs/tiny",
+        "--out",
+        "none",
+        "--budget-seconds",
+        "0",
+        "--threshold",
+        "0",
+        "--no-preview",
+        "--quiet",
+    ]);
     let record: Value = serde_json::from_slice(&world.read("none/phantom_0001.json")).unwrap();
     assert_eq!(record["windows"]["kept"], 0);
     assert!(record["warnings"].to_string().contains("chosen windows not looked at"), "{record}");

@@ -20,7 +20,11 @@ pub const PROTOCOL: Protocol = Protocol {
         Metric::amount("assd_mm", "mean symmetric surface distance", Asked::WithReference),
         Metric::amount("volume_error", "|P - R| / R in volume", Asked::WithReference),
         Metric::amount("centre_distance_mm", "distance of the centres of mass", Asked::WithReference),
-        Metric::share("lesion_recall", "share of the scan's lesions (26 neighbours) that share a voxel with a finding", Asked::WithReference),
+        Metric::share(
+            "lesion_recall",
+            "share of the scan's lesions (26 neighbours) that share a voxel with a finding",
+            Asked::WithReference,
+        ),
         Metric::share("lesion_f1", "F1 of lesions and findings, one to one at an IoU of at least 0.1", Asked::WithReference),
         Metric::amount("false_positives", "findings on no lesion", Asked::Always),
         Metric::amount("false_positive_ml", "their volume in mL", Asked::Always),
@@ -37,7 +41,10 @@ pub const PROTOCOL: Protocol = Protocol {
             text: "a distance has no worst value: with one case that is missing, failed or empty, its mean has failed and only ranks are given",
         },
         Oddity { name: "hit_by_one_voxel", text: "lesion_recall takes one shared voxel for a hit; lesion_f1 does not" },
-        Oddity { name: "flare_jumps", text: "flare_dsc and flare_nsd have the FLARE rule's jumps: one false voxel on a lesion-free scan costs the case" },
+        Oddity {
+            name: "flare_jumps",
+            text: "flare_dsc and flare_nsd have the FLARE rule's jumps: one false voxel on a lesion-free scan costs the case",
+        },
     ],
     score,
 };
