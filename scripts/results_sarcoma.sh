@@ -64,8 +64,9 @@ for case in tests:
         windows = f"{record['windows']['kept']} of {record['windows']['total']}"
         header = ", ".join(differing(case, way)) + " differ" if differing(case, way) else "equal"
         if judged["status"] == "scored":
-            figures = [outcome(judged["dice"]), outcome(judged["nsd_2mm"]), f"{judged['flare']['dsc']:.3f}",
-                       f"{judged['lesions_hit']} of {judged['lesions']}", str(judged["false_positives"])]
+            values, lesions = judged["structures"][0]["values"], judged["lesions"]["matched"]["lesions"]
+            figures = [outcome(values["dice"]), outcome(values["nsd_2mm"]), outcome(values["flare_dsc"]),
+                       f"{sum(l['shared'] > 0 for l in lesions)} of {len(lesions)}", f"{values['false_positives']['value']:.0f}"]
         else:
             figures = [judged["status"]] + [""] * 4
         print("| " + " | ".join([case, name, *figures, windows, f"{record['seconds']:.1f}", mib(peak), header]) + " |")

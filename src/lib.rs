@@ -8,11 +8,13 @@ pub mod error;
 pub mod evaluate;
 #[cfg(test)]
 mod invariants;
+pub mod leaderboard;
 pub mod report;
 pub mod run;
 pub mod screen;
 pub mod setup;
 pub mod stages;
+pub mod submit;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -4,46 +4,250 @@ use std::path::PathBuf;
 
 use clap::Args;
 use panscreen_envs::dataset::LesionClasses;
+use panscreen_envs::metrics::detection::SizeClass;
+use panscreen_envs::metrics::protocols::{self, touchstone};
+use panscreen_envs::metrics::statistics::Interval;
+use panscreen_envs::metrics::{Mean, Outcome};
 
 use super::error::Failure;
-use super::output::say;
+use super::output::{say, table};
 use super::{Context, Ended};
-use crate::evaluate::{Judged, evaluate_folders};
+use crate::evaluate::efficiency::Efficiency;
+use crate::evaluate::metadata::Metadata;
+use crate::evaluate::summary::{FactorAnalysis, Rate, Resampling, Screening, Summary};
+use crate::evaluate::touchstone::published;
+use crate::evaluate::write::mean_text;
+use crate::evaluate::{Evaluation, Rule, Settings, Status, evaluate};
 
-/// Judge a folder of masks by a folder of references: Dice, NSD, detection of scans and of lesions, false positives.
+/// Judge a folder of masks by a folder of references, by the rule book of a benchmark.
 ///
-/// A file is compared with the reference of the same name. A case without a prediction counts as the worst value in every mean, and so does one
-/// whose prediction can't be used; a prediction that marks nothing is a prediction.
+/// A file is compared with the reference of the same name; for Touchstone also CASE/segmentations/ORGAN.nii.gz. A case without a prediction counts
+/// as the worst value in every mean, and so does one whose prediction can't be used; a prediction that marks nothing is a prediction. With --out,
+/// cases are written as they finish: the same command goes on, and several processes may share the work.
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
-    /// Predicted masks (NIfTI, NRRD, MetaImage, DICOM SEG), every value but 0 a lesion.
+    /// Predicted masks (NIfTI, NRRD, MetaImage, DICOM SEG).
     #[arg(long, value_name = "DIR")]
     pred: PathBuf,
     /// Reference masks.
     #[arg(long, value_name = "DIR")]
     r#ref: PathBuf,
-    /// Values of the references that are lesions [default: every value but 0].
-    #[arg(long, value_name = "1,2,...", value_delimiter = ',')]
-    lesion_classes: Option<Vec<u8>>,
-    /// Write `evaluation.json` and `cases.tsv` into this folder.
+    #[command(flatten)]
+    how: HowArgs,
+    /// What `panscreen submit check --json` measured: seconds and memory of the container.
+    #[arg(long, value_name = "FILE")]
+    efficiency: Option<PathBuf>,
+    /// Write cases.jsonl (as cases finish), cases.tsv, summary.json, table.csv and table.tex into this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
+/// What `evaluate` and `leaderboard` share.
+#[derive(Debug, Args)]
+pub struct HowArgs {
+    /// Rule book: panscreen, flare24, flare_organs, gf_screen or touchstone.
+    #[arg(long, value_name = "NAME", default_value = "panscreen")]
+    protocol: String,
+    /// Values of the references that are lesions [default: every value but 0].
+    #[arg(long, value_name = "1,2,...", value_delimiter = ',')]
+    lesion_classes: Option<Vec<u8>>,
+    /// Table (CSV) of facts about the cases: age, sex, race, scanner, anything; a column `patient` says which cases are drawn together.
+    #[arg(long, value_name = "FILE")]
+    metadata: Option<PathBuf>,
+    /// Columns of the metadata to group by [default: every one that can be].
+    #[arg(long, value_name = "COLUMN,...", value_delimiter = ',', requires = "metadata")]
+    group_by: Vec<String>,
+    /// Draws of the cases for intervals and rank stability.
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    resamples: usize,
+    /// Seed of the draws.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+}
+
+impl HowArgs {
+    pub fn settings(&self, efficiency: Option<Efficiency>, context: &Context) -> Result<Settings, Failure> {
+        let protocol = protocols::find(&self.protocol)?;
+        let lesion = self.lesion_classes.clone().map_or(LesionClasses::All, LesionClasses::These);
+        let metadata = self.metadata.as_ref().map(|path| Metadata::read(path, &self.group_by)).transpose()?;
+        if let (Some(path), Some(n)) = (&self.metadata, metadata.as_ref().map(|m| m.duplicates).filter(|n| *n > 0)) {
+            context.observer.warn(&format!("{}: {n} rows of cases that came before; the first of each counts", path.display()));
+        }
+        let resampling = Resampling { resamples: self.resamples.max(1), seed: self.seed };
+        Ok(Settings { rule: Rule { protocol, lesion }, resampling, metadata, efficiency })
+    }
+}
+
 pub fn run(args: EvaluateArgs, context: &Context) -> Result<Ended, Failure> {
     context.use_threads(0)?;
-    let lesion = args.lesion_classes.map_or(LesionClasses::All, LesionClasses::These);
+    let efficiency = args.efficiency.as_deref().map(Efficiency::read).transpose()?;
+    let settings = args.how.settings(efficiency, context)?;
     context.observer.phase("evaluate", None);
-    let evaluation = evaluate_folders(&args.pred, &args.r#ref, &lesion, |_| context.observer.advance(1, &[]))?;
+    let evaluation = evaluate(&args.pred, &args.r#ref, args.out.as_deref(), &settings, |_| context.observer.advance(1, &[]))?;
     context.observer.finish();
-    for case in &evaluation.cases {
-        if let Judged::Failed { reason, .. } = &case.judged {
-            say(&format!("{}: {reason}", case.case));
-        }
+    let lost = |status| evaluation.cases.iter().filter(move |c| c.status == status);
+    for case in lost(Status::Failed).chain(lost(Status::Unjudged)) {
+        let reason = case.reason.as_deref().unwrap_or_default();
+        // Some errors begin with the case.
+        say(&format!("{}: {}", case.case, reason.strip_prefix(&format!("{}: ", case.case)).unwrap_or(reason)));
     }
     if let Some(out) = &args.out {
-        evaluation.write(out)?;
+        evaluation.write(settings.rule.protocol, out)?;
     }
-    context.output.result(&evaluation, ToString::to_string)?;
-    Ok(if evaluation.summary.failed == 0 { Ended::Done } else { Ended::WithFailures })
+    context.output.result(&evaluation, text)?;
+    let whole = evaluation.summary.failed + evaluation.summary.unjudged == 0;
+    Ok(if whole { Ended::Done } else { Ended::WithFailures })
+}
+
+fn text(e: &Evaluation) -> String {
+    let s = &e.summary;
+    let mut text = heading(s);
+    let rows: Vec<[String; 6]> = s
+        .table
+        .iter()
+        .map(|r| {
+            let median = r.quartiles.map_or(String::new(), |q| format!("{:.4}", q[1]));
+            [r.structure.clone(), r.metric.clone(), mean(&r.mean), interval(r.interval), median, mean_text(&r.mean)]
+        })
+        .collect();
+    text += &table(["structure", "metric", "mean", "95 %", "median", "cases"], &rows);
+    if let Some(screening) = &s.screening {
+        text += &screening_text(screening);
+    }
+    for d in &s.detection {
+        let (t, r) = (&d.table, &d.rates);
+        text += &format!(
+            "\n{}: TP {}, FN {}, FP {}, TN {}; sensitivity {:.4}, specificity {:.4}, precision {:.4}, F1 {:.4}, accuracy {:.4}",
+            d.name, t.tp, t.fn_, t.fp, t.tn, r.sensitivity, r.specificity, r.precision, r.f1, r.accuracy
+        );
+    }
+    s.groups.iter().for_each(|g| text += &group_text(g));
+    if let Some(c) = &s.efficiency {
+        let area = c.mean_memory_area_mb_s.map_or(String::new(), |a| format!(", {a:.0} MB s under memory over time"));
+        let peak = c.peak_mb.map_or(String::new(), |p| format!(", at most {p:.0} MB"));
+        text += &format!(
+            "\n{:.1} s a case with the model load (at most {:.1} s){area}{peak}; {} launches",
+            c.mean_seconds, c.longest_seconds, c.launches
+        );
+    }
+    if s.protocol == touchstone::PROTOCOL.name {
+        text += &published_text();
+    }
+    if !e.without_reference.is_empty() {
+        text += &format!("\npredictions that no reference asks for: {}", e.without_reference.join(", "));
+    }
+    text
+}
+
+/// What stands above every table: the rule, what empty masks count as, what is wrong with the rule, and what became of the cases.
+pub fn heading(s: &Summary) -> String {
+    let flaws: String = s.known_flaws.iter().map(|f| format!("  {}: {}\n", f.name, f.text)).collect();
+    let unjudged = if s.unjudged > 0 { format!(", {} unjudged: their references can't be used", s.unjudged) } else { String::new() };
+    let units = s.patients.map_or("cases".to_owned(), |n| format!("{n} patients"));
+    format!(
+        "{}\nempty masks: {}\nlost cases: missing and failed ones count as the worst value\nknown flaws:\n{flaws}\
+         {} cases ({} scored, {} missing, {} failed{unjudged}); {} of the scored with an empty mask\n\
+         intervals: 95 % over {} draws of {units}, seed {}\n\n",
+        s.rule, s.empty_masks, s.cases, s.scored, s.missing, s.failed, s.empty_predictions, s.resampling.resamples, s.resampling.seed
+    )
+}
+
+fn screening_text(s: &Screening) -> String {
+    let l = &s.lesions;
+    let by_score =
+        if s.scores == "probability" { "by their highest probability" } else { "by their volume (no probability maps beside the masks)" };
+    let mut text = format!(
+        "\nscan sensitivity   {} scans with lesions\nscan specificity   {} lesion-free scans\nlesion recall      {} lesions\n",
+        rate(&s.sensitivity),
+        rate(&s.specificity),
+        rate(&s.recall)
+    );
+    text += &format!("lesion precision   {} ({} of {} findings)\n", number(&l.precision), l.findings - l.false_positives, l.findings);
+    text += &format!(
+        "false positives    {} in all; a lesion-free scan: {} findings, {} mL ({} scans)\n",
+        l.false_positives,
+        number(&l.false_positives_per_healthy_scan),
+        number(&l.false_positive_ml_per_healthy_scan),
+        l.healthy_scans
+    );
+    let sizes = |classes: &[SizeClass]| {
+        let named = classes.iter().filter(|c| c.lesions > 0).map(|c| {
+            let name = match (c.from, c.to) {
+                (None, Some(to)) => format!("< {to}"),
+                (Some(from), Some(to)) => format!("{from}-{to}"),
+                (Some(from), None) => format!(">= {from}"),
+                (None, None) => "all".into(),
+            };
+            format!("{name}: {} of {}", c.hits, c.lesions)
+        });
+        named.collect::<Vec<_>>().join(", ")
+    };
+    text += &format!("found by mL        {}\nfound by mm        {}\n", sizes(&s.by_volume_ml), sizes(&s.by_diameter_mm));
+    if let (Some(camelyon), Some(luna)) = (s.camelyon_score, s.luna_score) {
+        text += &format!("FROC               CAMELYON {camelyon:.4}, LUNA {luna:.4}, findings {by_score}\n");
+    }
+    if let (Some(auc), Some(ap)) = (&s.auc, s.average_precision) {
+        text += &format!("scans by score     AUROC {:.4} {}, average precision {ap:.4}\n", auc.area, interval(s.auc_interval));
+    }
+    if let Some(c) = &s.calibration {
+        let n = |v: Option<f64>| v.map_or("none".into(), |v| format!("{v:.4}"));
+        text += &format!("calibration        ECE {}, ACE {}, Brier {:.4} over {} findings\n", n(c.ece), n(c.ace), c.brier, c.findings);
+    }
+    text
+}
+
+fn group_text(g: &FactorAnalysis) -> String {
+    let rows: Vec<[String; 4]> = g
+        .analysis
+        .groups
+        .iter()
+        .map(|q| [q.name.clone(), q.n.to_string(), format!("{:.4}", q.mean), format!("{:.4}", q.quartiles[1])])
+        .collect();
+    let test = g.analysis.kruskal_wallis.map_or("no test".to_owned(), |t| format!("Kruskal-Wallis H {:.3}, p {:.4}", t.statistic, t.p));
+    let small: String = g.analysis.too_small.iter().map(|(name, n)| format!(", {name} left out with {n}")).collect();
+    let unknown = if g.unknown > 0 { format!(", {} cases unknown", g.unknown) } else { String::new() };
+    let pairs = g.analysis.pairs.iter().filter(|p| p.p_adjusted < 0.05);
+    let pairs: String =
+        pairs.map(|p| format!("  {} and {} differ: p {:.4}, Cliff's delta {:.2}\n", p.a, p.b, p.p_adjusted, p.cliffs_delta)).collect();
+    format!("\n{} by {}: {test}{small}{unknown}\n{}{pairs}", g.metric, g.factor, table(["group", "cases", "mean", "median"], &rows))
+}
+
+fn published_text() -> String {
+    let rows: Vec<[String; 7]> = published::PUBLIC
+        .iter()
+        .map(|(model, values)| {
+            let v = values.map(|v| v.map_or(String::new(), |v| format!("{v:.1}")));
+            let [a, b, c, d, e, f] = v;
+            [(*model).to_owned(), a, b, c, d, e, f]
+        })
+        .collect();
+    let [a, b, c, d, e, f] = published::PUBLIC_COLUMNS;
+    format!(
+        "\npublished (x 100, means of organ means; TS: TotalSegmentator, DAP: DAP Atlas)\n{}",
+        table(["method", a, b, c, d, e, f], &rows)
+    )
+}
+
+fn mean(m: &Mean) -> String {
+    match &m.mean {
+        Outcome::Value(v) => format!("{:.4}", v + 0.0),
+        Outcome::NotApplicable(_) => "none".into(),
+        Outcome::Failed(_) => "failed".into(),
+    }
+}
+
+fn interval(i: Option<Interval>) -> String {
+    i.map_or(String::new(), |i| format!("{:.4}-{:.4}", i.low, i.high))
+}
+
+fn rate(r: &Rate) -> String {
+    format!("{} {} ({} of {})", number(&r.value), interval(r.interval), r.hits, r.of)
+}
+
+fn number(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Value(v) => format!("{:.4}", v + 0.0),
+        Outcome::NotApplicable(why) => format!("none, {why}"),
+        Outcome::Failed(why) => format!("failed, {why}"),
+    }
 }

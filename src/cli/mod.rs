@@ -2,6 +2,8 @@
 //!
 //! Results go to standard output (with `--json` as one JSON document), talk to standard error. What a verb returns is in [`error`].
 
+mod bench;
+mod bench_metrics;
 pub mod config;
 mod data;
 mod demo;
@@ -9,11 +11,13 @@ mod env;
 pub mod error;
 mod evaluate;
 mod inspect;
+mod leaderboard;
 mod model;
 mod output;
 pub mod progress;
 mod screen;
 mod stages;
+mod submit;
 mod train;
 
 use std::ffi::OsString;
@@ -55,12 +59,15 @@ enum Verb {
     Train(train::TrainArgs),
     Screen(screen::ScreenArgs),
     Evaluate(evaluate::EvaluateArgs),
+    Leaderboard(leaderboard::LeaderboardArgs),
+    Submit(submit::SubmitArgs),
     Inspect(inspect::InspectArgs),
     Data(data::DataArgs),
     Env(env::EnvArgs),
     Config(config::ConfigArgs),
     Model(model::ModelArgs),
     Stages(stages::StagesArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// What every verb is given besides its own arguments.
@@ -114,12 +121,15 @@ fn run(line: impl IntoIterator<Item = OsString>) -> u8 {
         Verb::Train(args) => train::run(args, &context),
         Verb::Screen(args) => screen::run(args, &context),
         Verb::Evaluate(args) => evaluate::run(args, &context),
+        Verb::Leaderboard(args) => leaderboard::run(args, &context),
+        Verb::Submit(args) => submit::run(args, &context),
         Verb::Inspect(args) => inspect::run(args, &context),
         Verb::Data(args) => data::run(args, &context),
         Verb::Env(args) => env::run(args, &context),
         Verb::Config(args) => config::run(args, json, &mut std::io::stdout()).map(|()| Ended::Done),
         Verb::Model(args) => model::run(args, &context),
         Verb::Stages(args) => stages::run(args, &context),
+        Verb::Bench(args) => bench::run(args, &context),
     };
     match ended {
         Ok(Ended::Done) => DONE,

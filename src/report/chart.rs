@@ -22,6 +22,8 @@ pub struct Axis {
     pub range: Option<[f64; 2]>,
     /// Show 0.25 as 25 %.
     pub percent: bool,
+    /// Ticks at whole numbers only.
+    pub whole: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -48,6 +50,11 @@ const MARGIN: [f64; 4] = [62.0, 16.0, 58.0, 46.0];
 /// Distinct for colour-blind eyes (after Okabe and Ito, toned to the page).
 const COLOURS: [&str; 6] = ["#2563eb", "#ea7317", "#0f9d76", "#c026d3", "#b8860b", "#64748b"];
 
+/// The colour of series `i`.
+pub(super) fn colour(i: usize) -> String {
+    format!("var(--s{}, {})", i % COLOURS.len() + 1, COLOURS[i % COLOURS.len()])
+}
+
 impl Axis {
     pub fn new(label: &str) -> Self {
         Axis { label: label.to_owned(), ..Axis::default() }
@@ -55,11 +62,16 @@ impl Axis {
 
     /// From 0 to 100 %.
     pub fn percent(label: &str) -> Self {
-        Axis { label: label.to_owned(), range: Some([0.0, 1.0]), percent: true }
+        Axis { label: label.to_owned(), range: Some([0.0, 1.0]), percent: true, whole: false }
+    }
+
+    /// From 0 to 1.
+    pub fn share(label: &str) -> Self {
+        Axis { label: label.to_owned(), range: Some([0.0, 1.0]), ..Axis::default() }
     }
 
     /// The ends and the places of the ticks between them, for values from `low` to `high`.
-    fn ticks(&self, low: f64, high: f64) -> ([f64; 2], Vec<f64>) {
+    pub(super) fn ticks(&self, low: f64, high: f64) -> ([f64; 2], Vec<f64>) {
         let [low, high] = self.range.unwrap_or([low, high]);
         // A single value, or none, still gets an axis around it.
         let (low, high) = if low < high { (low, high) } else { (low - 0.5 * low.abs().max(1.0), high + 0.5 * high.abs().max(1.0)) };
@@ -69,11 +81,12 @@ impl Axis {
         let ends =
             if self.range.is_some() { [low, high] } else { [(low / step + 1e-9).floor() * step, (high / step - 1e-9).ceil() * step] };
         let first = (ends[0] / step - 1e-9).ceil() as i64;
-        let ticks = (first..).map(|k| k as f64 * step).take_while(|t| *t <= ends[1] + 1e-9 * step).collect();
+        let all = (first..).map(|k| k as f64 * step).take_while(|t| *t <= ends[1] + 1e-9 * step);
+        let ticks = all.filter(|t| !self.whole || t.fract() == 0.0).collect();
         (ends, ticks)
     }
 
-    fn text(&self, v: f64) -> String {
+    pub(super) fn text(&self, v: f64) -> String {
         if self.percent {
             return format!("{}%", short(v * 100.0));
         }
@@ -180,7 +193,7 @@ impl Chart {
         );
         let mut legend_x = 10.0;
         for (i, series) in self.series.iter().enumerate() {
-            let colour = format!("var(--s{}, {})", i % COLOURS.len() + 1, COLOURS[i % COLOURS.len()]);
+            let colour = colour(i);
             series.draw(&mut s, &colour, self.smoothing, [left, right], to_x, to_y);
             series.draw_key(&mut s, &colour, legend_x);
             legend_x += 34.0 + 6.4 * series.name.chars().count() as f64;

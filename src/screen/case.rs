@@ -113,7 +113,7 @@ impl Costs {
 pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settings: &ScreenSettings) -> Result<Screened> {
     let (clock, budget) = (Stopwatch::start(), Budget::of(&settings.screen, Instant::now()));
     let mut costs = Costs::default();
-    let Opened { item: volume, warnings, .. } = costs.step("read", || io::read(input))?;
+    let Opened { item: volume, mut warnings, .. } = costs.step("read", || io::read(input))?;
     let geometry = volume.geometry.clone();
     let prepared = costs.step("prepare", || prepare(volume.clone(), None, &settings.prepare))?;
     let plan = screener.plan(prepared.shape, &settings.screen);
@@ -126,6 +126,10 @@ pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settin
         Ok(screener.focus(image, &starts))
     };
     let mut looked = costs.step("focus", || plan.run(&glanced, settings.choice, &budget, focus))?;
+    if looked.skipped > 0 {
+        let found = format!("{} chosen windows not looked at", looked.skipped);
+        warnings.push(Warning::new(found, "all of them", "give a larger budget, or choose fewer windows"));
+    }
     let threshold = settings.screen.mask_threshold as f32;
     let gated = settings.gate.as_ref().map(|gate| {
         let voxel_ml = prepared.spacing_mm.iter().product::<f64>() / 1000.0;

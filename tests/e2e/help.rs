@@ -6,12 +6,15 @@ use std::path::Path;
 
 use crate::support::World;
 
-const VERBS: [&str; 22] = [
+const VERBS: [&str; 27] = [
     "",
     "demo",
     "train",
     "screen",
     "evaluate",
+    "leaderboard",
+    "submit",
+    "submit check",
     "inspect",
     "data",
     "data phantom",
@@ -29,6 +32,8 @@ const VERBS: [&str; 22] = [
     "model import",
     "model export",
     "stages",
+    "bench",
+    "bench metrics",
 ];
 
 #[test]

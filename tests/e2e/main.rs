@@ -7,6 +7,7 @@ mod data_check;
 mod every_way;
 mod help;
 mod inspect;
+mod judge;
 mod messages;
 mod real;
 mod resume;

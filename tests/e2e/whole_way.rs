@@ -90,7 +90,9 @@ fn cohort_train_screen_evaluate() {
     let lines = String::from_utf8(world.read("judged/cases.tsv")).unwrap();
     assert_eq!(lines.lines().count(), 7);
     let text = world.ends(1, &evaluate);
-    assert!(text.starts_with("cases                     6 (4 scored, 1 missing, 1 failed)\n"), "{text}");
+    assert!(text.contains("\n6 cases (4 scored, 1 missing, 1 failed); "), "{text}");
+    // Probability maps lie beside the masks: findings are scored by them, and their calibration is known.
+    assert_eq!(evaluation["summary"]["screening"]["scores"], "probability");
 }
 
 #[test]

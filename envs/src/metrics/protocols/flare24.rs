@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CaseMasks, Metric, Oddity, Protocol, Structure, StructureScore};
+use super::{Asked, Metric, Oddity, Protocol, Structure, StructurePair};
 use crate::Result;
 use crate::metrics::{Outcome, Pair, SurfaceKind};
 
@@ -12,9 +12,10 @@ pub const PROTOCOL: Protocol = Protocol {
     summary: "FLARE pan-cancer task: Dice and NSD at 2 mm (DeepMind's surfels) of all lesions together, four decimals, means over all cases",
     structures: &[Structure { name: "lesion", label: None }],
     metrics: &[
-        Metric { name: "dsc", summary: "Dice", worst: Some(0.0) },
-        Metric { name: "nsd", summary: "NSD at 2 mm; 0 where the Dice is below 0.2", worst: Some(0.0) },
+        Metric::share("dsc", "Dice", Asked::Always),
+        Metric::share("nsd", "NSD at 2 mm; 0 where the Dice is below 0.2", Asked::Always),
     ],
+    main: &["dsc", "nsd"],
     empty: "both masks empty: 1 and 1; only one of them empty: 0 and 0",
     oddities: &[
         Oddity { name: "values_above_one", text: "a prediction that holds any value above 1 scores 0 and 0" },
@@ -27,9 +28,9 @@ pub const PROTOCOL: Protocol = Protocol {
     score,
 };
 
-fn score(case: &CaseMasks) -> Result<Vec<StructureScore>> {
-    let s = FlareScore::of(case.case, case.reference, case.predicted, case.shape, case.spacing_mm, TOLERANCE_MM)?.rounded();
-    Ok(vec![StructureScore { structure: "lesion", values: vec![Outcome::Value(s.dsc), Outcome::Value(s.nsd)] }])
+fn score(s: &StructurePair) -> Vec<Outcome> {
+    let score = if s.above_one { FlareScore::BAD_VALUES } else { FlareScore::of_pair(&s.pair, TOLERANCE_MM).rounded() };
+    vec![Outcome::Value(score.dsc), Outcome::Value(score.nsd)]
 }
 
 /// Tolerance of the pan-cancer task's NSD in mm.
@@ -62,6 +63,8 @@ pub struct FlareScore {
 }
 
 impl FlareScore {
+    pub(super) const BAD_VALUES: Self = FlareScore { dsc: 0.0, nsd: 0.0, clause: Clause::BadValues };
+
     /// Scores `predicted` (values as stored) against `reference` (lesion where not 0), both C order over `[x][y][z]`.
     ///
     /// # Errors
@@ -69,7 +72,7 @@ impl FlareScore {
     pub fn of(case: &str, reference: &[u8], predicted: &[u8], shape: [usize; 3], spacing_mm: [f64; 3], tolerance_mm: f64) -> Result<Self> {
         let pair = Pair::new(case, reference, predicted, shape, spacing_mm)?;
         if predicted.iter().any(|&v| v > 1) {
-            return Ok(FlareScore { dsc: 0.0, nsd: 0.0, clause: Clause::BadValues });
+            return Ok(Self::BAD_VALUES);
         }
         Ok(Self::of_pair(&pair, tolerance_mm))
     }

@@ -1,8 +1,7 @@
 //! The per-organ rule of the FLARE abdominal organ tasks (FLARE22 and FLARE23, official scripts).
 
 use super::flare24::FlareScore;
-use super::{CaseMasks, Metric, Oddity, Protocol, Structure, StructureScore};
-use crate::Result;
+use super::{Asked, Metric, Oddity, Protocol, Structure, StructurePair};
 use crate::metrics::morphology::keep_slices;
 use crate::metrics::{Outcome, Pair};
 use crate::volume::runs::Runs;
@@ -13,9 +12,10 @@ pub const PROTOCOL: Protocol = Protocol {
     summary: "FLARE abdominal organs: Dice and NSD (DeepMind's surfels) of thirteen organs, each with its own tolerance, four decimals",
     structures: &STRUCTURES,
     metrics: &[
-        Metric { name: "dsc", summary: "Dice", worst: Some(0.0) },
-        Metric { name: "nsd", summary: "NSD at the organ's tolerance; 0 where the Dice is below 0.2", worst: Some(0.0) },
+        Metric::share("dsc", "Dice", Asked::Always),
+        Metric::share("nsd", "NSD at the organ's tolerance; 0 where the Dice is below 0.2", Asked::Always),
     ],
+    main: &["dsc", "nsd"],
     empty: "both masks of an organ empty: 1 and 1; only one of them empty: 0 and 0",
     oddities: &[
         Oddity { name: "absent_organs_are_perfect", text: "an organ that neither mask holds scores 1 and 1 and raises the mean" },
@@ -69,12 +69,11 @@ static STRUCTURES: [Structure; 13] = {
     all
 };
 
-fn score(case: &CaseMasks) -> Result<Vec<StructureScore>> {
-    let score = |o: &Organ| {
-        let values = organ_score(&case.pair(&o.structure)?, o.tolerance_mm, o.labelled_slices);
-        Ok(StructureScore { structure: o.structure.name, values: values.into() })
-    };
-    ORGANS.iter().map(score).collect()
+fn score(s: &StructurePair) -> Vec<Outcome> {
+    match ORGANS.iter().find(|o| o.structure == s.structure) {
+        Some(o) => organ_score(&s.pair, o.tolerance_mm, o.labelled_slices).into(),
+        None => vec![Outcome::not_applicable("not an organ of this rule"); 2],
+    }
 }
 
 /// Dice and NSD of one organ, four decimals. `labelled_slices`: only between the reference's first slice along z and its last, without that one.

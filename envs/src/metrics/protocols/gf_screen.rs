@@ -1,7 +1,6 @@
 //! The definitions of GF-Screen's published code (ICLR 2026), so that its numbers can be held against ours.
 
-use super::{CaseMasks, Metric, Oddity, Protocol, Structure, StructureScore};
-use crate::Result;
+use super::{Asked, Metric, Oddity, Protocol, Structure, StructurePair};
 use crate::metrics::detection::{ScanCell, ScanTable};
 use crate::metrics::matching::Links;
 use crate::metrics::policy::EmptyPolicy;
@@ -14,9 +13,10 @@ pub const PROTOCOL: Protocol = Protocol {
     summary: "GF-Screen's published code: Dice of each case, scan-level detection, and detection of reference components and lesion-free scans",
     structures: &[Structure { name: "lesion", label: None }],
     metrics: &[
-        Metric { name: "case_dice", summary: "Dice; 1 where the reference is empty, whatever was predicted", worst: Some(0.0) },
-        Metric { name: "running_dice", summary: "Dice; cases with an empty reference are left out", worst: Some(0.0) },
+        Metric::share("case_dice", "Dice; 1 where the reference is empty, whatever was predicted", Asked::Always),
+        Metric::share("running_dice", "Dice; cases with an empty reference are left out", Asked::WithReference),
     ],
+    main: &["case_dice", "running_dice"],
     empty: "case_dice: reference empty: 1, whatever was predicted; running_dice: reference empty: left out; prediction alone empty: 0",
     oddities: &[
         Oddity {
@@ -52,9 +52,8 @@ pub const PROTOCOL: Protocol = Protocol {
 /// More voxels than this must be predicted on a lesion-free scan for a false positive of the item table.
 const HEALTHY_UP_TO: u64 = 125;
 
-fn score(case: &CaseMasks) -> Result<Vec<StructureScore>> {
-    let pair = case.pair(&PROTOCOL.structures[0])?;
-    Ok(vec![StructureScore { structure: "lesion", values: vec![Outcome::Value(case_dice(&pair)), running_dice(&pair)] }])
+fn score(s: &StructurePair) -> Vec<Outcome> {
+    vec![Outcome::Value(case_dice(&s.pair)), running_dice(&s.pair)]
 }
 
 /// Dice, and 1 wherever the reference is empty.

@@ -112,7 +112,7 @@ fn aorta_crop_of_touchstone() {
     assert_close(dsc_plus1(repaired.overlap()), 0.848_484_85, 5e-9, "repaired");
     assert_eq!(aorta_slices(&row("###", "...", 1.0).reference, true), None);
     let case = CaseMasks { case: "aorta", reference: &reference, predicted: &predicted, shape, spacing_mm: [1.0; 3] };
-    let scores = (touchstone::PROTOCOL.score)(&case).unwrap();
+    let scores = touchstone::PROTOCOL.score(&case).unwrap();
     assert_eq!(scores[0].values[2].value(), Some(dsc_plus1(cropped)));
     assert!(scores[1..].iter().all(|s| s.values[0].value().is_none() && s.values[4] == Outcome::Value(0.0)));
 }
@@ -150,11 +150,18 @@ fn every_rule_book_fills_its_table() {
     let (reference, predicted) = ([0, 1, 1, 2, 5, 0, 0, 9], [0, 1, 0, 2, 5, 5, 0, 0]);
     for p in &PROTOCOLS {
         let case = CaseMasks { case: "c", reference: &reference, predicted: &predicted, shape: [2, 2, 2], spacing_mm: [1.0; 3] };
-        let scores = (p.score)(&case).unwrap();
+        let scores = p.score(&case).unwrap();
         assert_eq!(scores.iter().map(|s| s.structure).collect::<Vec<_>>(), p.structures.iter().map(|s| s.name).collect::<Vec<_>>());
         assert!(scores.iter().all(|s| s.values.len() == p.metrics.len()), "{}", p.name);
+        for (score, structure) in scores.iter().zip(p.structures) {
+            let empty = case.pair(structure).unwrap().reference.is_empty();
+            for (value, metric) in score.values.iter().zip(p.metrics).filter(|(_, m)| !m.asked.of(empty)) {
+                assert!(matches!(value, Outcome::NotApplicable(_)), "{} {} {}: {value:?}", p.name, structure.name, metric.name);
+            }
+        }
         assert!(!p.oddities.is_empty() && !p.empty.is_empty());
-        assert!((p.score)(&CaseMasks { shape: [2, 2, 3], ..case }).is_err());
+        assert!(p.main_metrics().count() == p.main.len() && p.main_metrics().all(|m| m.worst.is_some()), "{}", p.name);
+        assert!(p.score(&CaseMasks { shape: [2, 2, 3], ..case }).is_err());
         assert_eq!(find(p.name).unwrap().name, p.name);
     }
     let text = find("touchston").unwrap_err().to_string();

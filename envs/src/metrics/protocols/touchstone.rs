@@ -1,7 +1,6 @@
 //! The per-case rules of the Touchstone benchmark (NeurIPS 2024), as its evaluator has them.
 
-use super::{CaseMasks, Metric, Oddity, Protocol, Structure, StructureScore};
-use crate::Result;
+use super::{Asked, Metric, Oddity, Protocol, Structure, StructurePair};
 use crate::metrics::morphology::{erode, keep_slices};
 use crate::metrics::{Outcome, Overlap, Pair, SurfaceKind};
 use crate::volume::components::{Components, Connectivity};
@@ -23,12 +22,13 @@ pub const PROTOCOL: Protocol = Protocol {
         organ(9, "stomach"),
     ],
     metrics: &[
-        Metric { name: "dsc", summary: "2 |R n P| / (|R| + |P| + 1)", worst: Some(0.0) },
-        Metric { name: "nsd", summary: "NSD at 1.5 mm over border voxels", worst: Some(0.0) },
-        Metric { name: "dsc_cropped", summary: "dsc of the aorta without its arch", worst: Some(0.0) },
-        Metric { name: "nsd_cropped", summary: "nsd of the aorta without its arch", worst: Some(0.0) },
-        Metric { name: "false_organ_ml", summary: "volume predicted of an organ that the reference does not hold", worst: None },
+        Metric::share("dsc", "2 |R n P| / (|R| + |P| + 1)", Asked::WithReference),
+        Metric::share("nsd", "NSD at 1.5 mm over border voxels", Asked::WithReference),
+        Metric::share("dsc_cropped", "dsc of the aorta without its arch", Asked::WithReference),
+        Metric::share("nsd_cropped", "nsd of the aorta without its arch", Asked::WithReference),
+        Metric::amount("false_organ_ml", "volume predicted of an organ that the reference does not hold", Asked::WithoutReference),
     ],
+    main: &["dsc", "nsd"],
     empty: "organ not in the reference: left out of dsc and nsd, its predicted volume in false_organ_ml; prediction alone empty: 0",
     oddities: &[
         Oddity { name: "dsc_plus_one", text: "1 in the denominator: a perfect organ of one voxel scores 0.667, of 848 voxels 0.99941" },
@@ -69,12 +69,8 @@ pub const TOLERANCE_MM: f64 = 1.5;
 /// An organ was scored, by an earlier rule of the evaluator, if more voxels than this are left when its reference is eroded.
 const LEFT_OF_A_LARGE_ORGAN: u64 = 10;
 
-fn score(case: &CaseMasks) -> Result<Vec<StructureScore>> {
-    PROTOCOL
-        .structures
-        .iter()
-        .map(|s| Ok(StructureScore { structure: s.name, values: organ_score(&case.pair(s)?, s.name == "aorta") }))
-        .collect()
+fn score(s: &StructurePair) -> Vec<Outcome> {
+    organ_score(&s.pair, s.structure.name == "aorta")
 }
 
 fn organ_score(pair: &Pair, crop: bool) -> Vec<Outcome> {

@@ -1,0 +1,134 @@
+//! What became of one case: a line of `cases.jsonl`.
+
+use std::collections::BTreeMap;
+
+use panscreen_envs::metrics::detection::{LesionMatch, ScanCell};
+use panscreen_envs::metrics::protocols::Metric;
+use panscreen_envs::metrics::protocols::gf_screen::Detection;
+use panscreen_envs::metrics::{Mean, Outcome};
+use serde::{Deserialize, Serialize};
+
+/// What there was to judge. Three ways to have no score are three different things.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// There is a prediction (it may be empty) and it was measured.
+    Scored,
+    /// There is no prediction. Counts as the worst value.
+    Missing,
+    /// There is a prediction that can't be used (unreadable, another shape, another place). Counts as the worst value.
+    Failed,
+    /// The reference can't be used: nobody is to blame, and the case is in no mean. It is listed and counted.
+    Unjudged,
+}
+
+/// One case.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CaseRecord {
+    pub case: String,
+    /// The worst of its structures.
+    pub status: Status,
+    /// Why it is not scored.
+    pub reason: Option<String>,
+    pub structures: Vec<StructureRecord>,
+    /// Where the protocol is one of lesions.
+    pub lesions: Option<LesionRecord>,
+    /// The published code's two tables, where the protocol is GF-Screen's.
+    pub detection: Option<Detection>,
+    /// Hash of everything that the line depends on; a line with another key is done again.
+    pub key: String,
+}
+
+/// One structure of a case.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StructureRecord {
+    pub structure: String,
+    pub status: Status,
+    pub reference_ml: f64,
+    /// `null` where there is no usable prediction.
+    pub predicted_ml: Option<f64>,
+    /// By the metric's name. Where the status is not `scored`, what is asked of the case has failed.
+    pub values: BTreeMap<String, Outcome>,
+}
+
+impl StructureRecord {
+    /// The outcome of `metric` as [`panscreen_envs::metrics::Mean::of`] takes it: `None` for a missing prediction.
+    pub fn outcome(&self, metric: &str) -> Option<&Outcome> {
+        self.values.get(metric).filter(|o| !(self.status == Status::Missing && matches!(o, Outcome::Failed(_))))
+    }
+}
+
+/// Lesions and findings of a case, and how sure the method was of each finding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LesionRecord {
+    pub matched: LesionMatch,
+    /// `[lesion, finding]` that share a voxel.
+    pub links: Vec<[usize; 2]>,
+    /// Highest lesion probability in each finding, from `CASE_probability.nii.gz` beside the mask; `null` without one.
+    pub probabilities: Option<Vec<f64>>,
+}
+
+impl LesionRecord {
+    pub fn cell(&self) -> ScanCell {
+        match &self.matched {
+            LesionMatch { lesions, findings: None } => ScanCell::without_prediction(!lesions.is_empty()),
+            m if m.lesions.is_empty() && m.findings.iter().flatten().next().is_none() => ScanCell::TrueNegative,
+            m if m.lesions.is_empty() => ScanCell::FalsePositive,
+            m if m.hits() > 0 => ScanCell::TruePositive,
+            _ => ScanCell::FalseNegative,
+        }
+    }
+
+    /// Scores of the findings: their probabilities, or their volumes in mL.
+    pub fn scores(&self, by_probability: bool) -> Vec<f64> {
+        match &self.probabilities {
+            Some(p) if by_probability => p.clone(),
+            _ => self.matched.findings.iter().flatten().map(|f| f.volume_ml).collect(),
+        }
+    }
+}
+
+impl CaseRecord {
+    /// The outcome of `metric` on `structure`, as [`panscreen_envs::metrics::Mean::of`] takes it: `None` for a missing prediction.
+    ///
+    /// `None` for the structure: the mean over the case's structures, where a lost one counts as the metric's worst value.
+    pub fn outcome(&self, structure: Option<&str>, metric: &Metric) -> Option<Outcome> {
+        if let Some(name) = structure {
+            return match self.structures.iter().find(|s| s.structure == name) {
+                Some(s) => s.outcome(metric.name).cloned(),
+                None => Some(Outcome::not_applicable("the reference has no file for it")),
+            };
+        }
+        let asked = || self.structures.iter().filter(|s| !matches!(s.values.get(metric.name), Some(Outcome::NotApplicable(_)) | None));
+        if asked().count() > 0 && asked().all(|s| s.outcome(metric.name).is_none()) {
+            return None;
+        }
+        let outcomes: Vec<Option<&Outcome>> = asked().map(|s| s.outcome(metric.name)).collect();
+        Some(match Mean::of(outcomes, metric.worst) {
+            // With nothing but lost structures the case itself has failed; its reason is the first one's.
+            Mean { values: 0, failed, .. } if failed > 0 => {
+                Outcome::failed(self.reason.clone().unwrap_or_else(|| "no structure has a value".into()))
+            }
+            mean => mean.mean,
+        })
+    }
+
+    /// What the case counts as in a comparison: a number, or nothing where the metric is not asked of it. A lost case without a worst value is
+    /// [`Score::Lost`].
+    pub fn score(&self, structure: Option<&str>, metric: &Metric) -> Score {
+        match (self.outcome(structure, metric), metric.worst) {
+            (Some(Outcome::Value(v)), _) => Score::Value(v),
+            (Some(Outcome::NotApplicable(_)), _) => Score::NotAsked,
+            (_, Some(worst)) => Score::Value(worst),
+            (_, None) => Score::Lost,
+        }
+    }
+}
+
+/// A case in a comparison.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Score {
+    Value(f64),
+    NotAsked,
+    Lost,
+}
