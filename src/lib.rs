@@ -13,6 +13,7 @@ pub mod run;
 pub mod screen;
 pub mod setup;
 pub mod stages;
+pub mod sweep;
 pub mod train;
 
 pub use error::{Error, Result};

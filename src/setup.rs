@@ -158,16 +158,25 @@ pub fn environment(config: &Config, scans: Arc<Store>) -> Result<CropEnv> {
 
 /// Start from the weights that `init_from` names: a run folder (its best checkpoint, else its last) or a checkpoint folder.
 pub fn init_from<B: TrainBackend>(config: &Config, learner: &mut Learner<B>, observer: &dyn Observer) -> Result<()> {
-    let Some(from) = &config.init_from else { return Ok(()) };
+    if let Some(from) = &config.init_from {
+        learner.load_weights(&weights_in(from, observer))?;
+    }
+    match &config.init_focus_from {
+        Some(from) => learner.load_focus(&weights_in(from, observer)),
+        None => Ok(()),
+    }
+}
+
+/// The folder with weights that `from` means.
+fn weights_in(from: &Path, observer: &dyn Observer) -> PathBuf {
     let store = CheckpointStore::read_only(&from.join("checkpoints"));
-    let dir = match store.best() {
+    match store.best() {
         Ok(Some((_, best))) => best.dir().to_owned(),
         _ => match store.latest(observer) {
             Ok(Some(last)) => last.dir().to_owned(),
-            _ => from.clone(),
+            _ => from.to_owned(),
         },
-    };
-    learner.load_weights(&dir)
+    }
 }
 
 /// BLAKE3 of the images and labels that a run trains and validates on, by path.

@@ -14,6 +14,7 @@ mod output;
 pub mod progress;
 mod screen;
 mod stages;
+mod sweep;
 mod train;
 
 use std::ffi::OsString;
@@ -54,6 +55,7 @@ enum Verb {
     Demo(demo::DemoArgs),
     Train(train::TrainArgs),
     Screen(screen::ScreenArgs),
+    Sweep(sweep::SweepArgs),
     Evaluate(evaluate::EvaluateArgs),
     Inspect(inspect::InspectArgs),
     Data(data::DataArgs),
@@ -113,6 +115,7 @@ fn run(line: impl IntoIterator<Item = OsString>) -> u8 {
         Verb::Demo(args) => demo::run(args, &context),
         Verb::Train(args) => train::run(args, &context),
         Verb::Screen(args) => screen::run(args, &context),
+        Verb::Sweep(args) => sweep::run(args, &context),
         Verb::Evaluate(args) => evaluate::run(args, &context),
         Verb::Inspect(args) => inspect::run(args, &context),
         Verb::Data(args) => data::run(args, &context),

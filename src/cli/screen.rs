@@ -12,7 +12,7 @@ use crate::config::{self, Select};
 use crate::error::Result;
 use crate::run::Observer;
 use crate::screen::batch::{BatchSummary, Extras, Status, decide_all, inputs, screen_all};
-use crate::screen::{Choice, Model, ScreenSettings};
+use crate::screen::{Choice, Model, ScreenSettings, Shard};
 use crate::setup;
 
 /// Screen scans with a trained run: masks, a record and a picture of each.
@@ -48,12 +48,15 @@ pub struct ScreenArgs {
     /// No pictures.
     #[arg(long)]
     no_preview: bool,
+    /// Screen a part of the scans only, such as 3/40; `slurm` takes the part from the index of a Slurm array task. The parts may share --out.
+    #[arg(long, value_name = "PART/PARTS")]
+    shard: Option<Shard>,
     /// Decide anew by --mask-threshold from what --save-probabilities left in this folder; no network runs.
     #[arg(
         long,
         value_name = "DIR",
         requires = "mask_threshold",
-        conflicts_with_all = ["inputs", "model", "select", "keep_fraction", "threshold", "save_probabilities", "no_preview"]
+        conflicts_with_all = ["inputs", "model", "select", "keep_fraction", "threshold", "save_probabilities", "no_preview", "shard"]
     )]
     from_probabilities: Option<PathBuf>,
 }
@@ -105,7 +108,8 @@ fn screen(args: &ScreenArgs, run: &Path, context: &Context) -> Result<BatchSumma
         return Err(Failure::says(USAGE, "no scan to screen; name files or folders"));
     }
     let extras = Extras { previews: !args.no_preview, probabilities: args.save_probabilities };
-    let work = Screening { run, overrides: &overrides, inputs: &inputs, out: &args.out, extras, observer: &*context.observer };
+    let shard = args.shard.unwrap_or(Shard::WHOLE);
+    let work = Screening { run, overrides: &overrides, inputs: &inputs, shard, out: &args.out, extras, observer: &*context.observer };
     Ok(on_device(config.device, work)?)
 }
 
@@ -119,6 +123,7 @@ struct Screening<'a> {
     run: &'a Path,
     overrides: &'a [String],
     inputs: &'a [PathBuf],
+    shard: Shard,
     out: &'a Path,
     extras: Extras,
     observer: &'a dyn Observer,
@@ -128,7 +133,7 @@ impl Work for Screening<'_> {
     type Output = BatchSummary;
 
     fn run<B: TrainBackend>(self, device: B::Device) -> Result<BatchSummary> {
-        let Screening { run, overrides, inputs, out, extras, observer } = self;
+        let Screening { run, overrides, inputs, shard, out, extras, observer } = self;
         let model = Model::<B>::open(run, overrides, &device, observer)?;
         let screen = model.config.screen.clone();
         let choice = match (screen.select, screen.keep_fraction) {
@@ -137,7 +142,7 @@ impl Work for Screening<'_> {
             (Select::Glance, None) => Choice::Above(model.threshold),
         };
         let settings = ScreenSettings { screen, prepare: setup::prepare_config(&model.config), choice };
-        screen_all(&model, run, &settings, extras, inputs, out, observer)
+        screen_all(&model, run, &settings, extras, inputs, shard, out, observer)
     }
 }
 

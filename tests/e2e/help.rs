@@ -6,11 +6,13 @@ use std::path::Path;
 
 use crate::support::World;
 
-const VERBS: [&str; 22] = [
+const VERBS: [&str; 24] = [
     "",
     "demo",
     "train",
     "screen",
+    "sweep",
+    "sweep table",
     "evaluate",
     "inspect",
     "data",

@@ -12,4 +12,5 @@ mod real;
 mod resume;
 mod same_bytes;
 mod support;
+mod sweep;
 mod whole_way;

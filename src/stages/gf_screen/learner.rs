@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::module::AutodiffModule;
+use burn::module::{AutodiffModule, Module};
 use burn::optim::GradientsParams;
 use burn::tensor::{ElementConversion, Tensor};
 use panscreen_envs::rng::{RngExt, stream};
@@ -42,6 +42,7 @@ pub struct Settings {
     pub masks: usize,
     /// Parts that an observation is cut into, so that every core has one.
     pub shards: usize,
+    pub freeze_focus: bool,
     pub old_policy_mode: Mode,
     pub glance: OptimizerConfig,
     pub focus: OptimizerConfig,
@@ -67,6 +68,7 @@ impl Settings {
             refresh_steps: if refresh == 0 { config.train.steps_per_epoch } else { refresh } as u64,
             masks: config.objective.masks,
             shards: config.train.shards,
+            freeze_focus: config.train.freeze_focus,
             old_policy_mode: if config.compat.glance_train_mode_norm { Mode::Eval } else { Mode::Train },
             glance: config.optim.glance.clone(),
             focus: config.optim.focus.clone(),
@@ -194,8 +196,12 @@ impl<B: TrainBackend> Learner<B> {
     }
 
     /// Both networks on the observation, cut into `shards` parts that run side by side.
-    pub fn look(&self, x: &Tensor<B, 5>, shards: usize) -> Vec<Shard<B>> {
-        shard::look(&self.glance, &self.focus, x, shards, &self.pools)
+    pub fn look(&self, x: &Tensor<B, 5>, settings: &Settings) -> Vec<Shard<B>> {
+        if settings.freeze_focus {
+            // Without gradients of its own there is nothing to keep for the way back.
+            return shard::look(&self.glance, &self.focus.clone().no_grad(), Mode::Eval, x, settings.shards, &self.pools);
+        }
+        shard::look(&self.glance, &self.focus, Mode::Train, x, settings.shards, &self.pools)
     }
 
     /// Carry the gradients of the logits through both networks, clip them, and take one step of each optimiser.
@@ -207,7 +213,9 @@ impl<B: TrainBackend> Learner<B> {
         let glance_lr = settings.lr(&settings.glance, self.step);
         let focus_lr = settings.lr(&settings.focus, self.step);
         self.glance = self.glance_optimizer.step(self.glance.clone(), glance_grads, glance_lr);
-        self.focus = self.focus_optimizer.step(self.focus.clone(), focus_grads, focus_lr);
+        if !settings.freeze_focus {
+            self.focus = self.focus_optimizer.step(self.focus.clone(), focus_grads, focus_lr);
+        }
         Ok(vec![
             ("grad_norm/glance", glance_norm.into()),
             ("grad_norm/focus", focus_norm.into()),
@@ -236,12 +244,13 @@ impl<B: TrainBackend> Learner<B> {
 
     /// Take over the weights of both networks in a checkpoint folder, nothing else.
     pub fn load_weights(&mut self, dir: &Path) -> Result<()> {
-        let read = |name: &str| {
-            let path = dir.join(name);
-            std::fs::read(&path).map_err(|e| panscreen_envs::Error::io(&path, e))
-        };
-        self.glance = weights::from_bytes(self.glance.clone(), &read("glance.safetensors")?, &Scope::Whole)?.0;
-        self.focus = weights::from_bytes(self.focus.clone(), &read("focus.safetensors")?, &Scope::Whole)?.0;
+        self.glance = weights::from_bytes(self.glance.clone(), &read(&dir.join("glance.safetensors"))?, &Scope::Whole)?.0;
+        self.load_focus(dir)
+    }
+
+    /// Take over the weights of Focus in a checkpoint folder, nothing else.
+    pub fn load_focus(&mut self, dir: &Path) -> Result<()> {
+        self.focus = weights::from_bytes(self.focus.clone(), &read(&dir.join("focus.safetensors"))?, &Scope::Whole)?.0;
         Ok(())
     }
 
@@ -265,6 +274,10 @@ impl<B: TrainBackend> Learner<B> {
         self.step = checkpoint.step;
         Ok(())
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    Ok(std::fs::read(path).map_err(|e| panscreen_envs::Error::io(path, e))?)
 }
 
 /// As [`crate::run::check_finite`] for a loss behind the step's first update.
