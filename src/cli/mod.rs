@@ -12,6 +12,7 @@ mod inspect;
 mod model;
 mod output;
 pub mod progress;
+mod report;
 mod screen;
 mod stages;
 mod sweep;
@@ -57,6 +58,7 @@ enum Verb {
     Screen(screen::ScreenArgs),
     Sweep(sweep::SweepArgs),
     Evaluate(evaluate::EvaluateArgs),
+    Report(report::ReportArgs),
     Inspect(inspect::InspectArgs),
     Data(data::DataArgs),
     Env(env::EnvArgs),
@@ -117,6 +119,7 @@ fn run(line: impl IntoIterator<Item = OsString>) -> u8 {
         Verb::Screen(args) => screen::run(args, &context),
         Verb::Sweep(args) => sweep::run(args, &context),
         Verb::Evaluate(args) => evaluate::run(args, &context),
+        Verb::Report(args) => report::run(args, &context),
         Verb::Inspect(args) => inspect::run(args, &context),
         Verb::Data(args) => data::run(args, &context),
         Verb::Env(args) => env::run(args, &context),

@@ -113,7 +113,8 @@ impl Observer for Lines {
     fn phase(&self, name: &str, total: Option<u64>) {
         self.finish();
         let now = Instant::now();
-        *hold(&self.phase) = Some(Phase { name: name.to_owned(), done: 0, total, started: now, printed: now, fields: String::new(), health: String::new() });
+        *hold(&self.phase) =
+            Some(Phase { name: name.to_owned(), done: 0, total, started: now, printed: now, fields: String::new(), health: String::new() });
     }
 
     fn advance(&self, n: u64, fields: &[(&str, f64)]) {

@@ -111,7 +111,8 @@ fn ended(summary: &SweepSummary) -> Result<Ended, Failure> {
 }
 
 fn text(s: &SweepSummary) -> String {
-    let mut text = format!("{} points: {} done, {} failed, {} pruned, {} left, {:.1} s", s.points, s.done, s.failed, s.pruned, s.left, s.seconds);
+    let mut text =
+        format!("{} points: {} done, {} failed, {} pruned, {} left, {:.1} s", s.points, s.done, s.failed, s.pruned, s.left, s.seconds);
     for failure in &s.failures {
         let _ = write!(text, "\n{} ({}): {}", failure.label, failure.id, failure.reason);
     }

@@ -189,7 +189,11 @@ impl Log<'_> {
             percent("time/waiting_for_data", "of the time waiting for data"),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
-        if parts.is_empty() { format!("{steps} steps, too few for a verdict") } else { format!("{steps} steps; in the last third {}", parts.join(", ")) }
+        if parts.is_empty() {
+            format!("{steps} steps, too few for a verdict")
+        } else {
+            format!("{steps} steps; in the last third {}", parts.join(", "))
+        }
     }
 }
 

@@ -39,7 +39,8 @@ impl FocusCache {
             None => store.latest(&crate::run::Silent)?,
         };
         let weights = checkpoint.map(|c| c.read("focus.safetensors")).transpose()?.unwrap_or_default();
-        let settings = format!("{:?} {:?} {:?} {}", setup::prepare_config(config), config.focus, config.env.window, config.screen.mask_threshold);
+        let settings =
+            format!("{:?} {:?} {:?} {}", setup::prepare_config(config), config.focus, config.env.window, config.screen.mask_threshold);
         let key = blake3::Hasher::new().update(&weights).update(settings.as_bytes()).finalize().to_hex()[..16].to_owned();
         Ok(FocusCache { dir: root.join(format!("focus-{key}")), threshold: config.screen.mask_threshold as f32 })
     }
@@ -52,7 +53,8 @@ impl FocusCache {
         let path = self.dir.join(format!("{}.votes", &hasher.finalize().to_hex()[..24]));
         let voxels = plan.window.iter().product();
         // What can't be read is made anew.
-        if let Some(votes) = std::fs::read(&path).ok().and_then(|bytes| Votes::of_bytes(&bytes, voxels, plan.starts.len(), self.threshold)) {
+        if let Some(votes) = std::fs::read(&path).ok().and_then(|bytes| Votes::of_bytes(&bytes, voxels, plan.starts.len(), self.threshold))
+        {
             return Ok(votes);
         }
         let votes = Votes::of(&focus(), plan, self.threshold);

@@ -109,7 +109,9 @@ impl Work for Judging<'_> {
         let split: Split = super::point::read_json(&path)?.ok_or_else(|| Error::Usage(format!("{}: not there", path.display())))?;
         let labelled: Vec<Case> = split.test.into_iter().filter(|c| c.label.is_some()).collect();
         if labelled.is_empty() || split.validation.is_empty() {
-            return Err(Error::Usage("[judge] needs labelled test scans and validation scans; set `data.test_cases`, or take [judge] out".into()));
+            return Err(Error::Usage(
+                "[judge] needs labelled test scans and validation scans; set `data.test_cases`, or take [judge] out".into(),
+            ));
         }
         let cache = FocusCache::open(cache, run, &model.config)?;
         let look = |cases: Vec<Case>| look(&model, cases, &cache, observer);
@@ -181,7 +183,8 @@ impl Seen {
 fn report(validation: &[Seen], test: &[Seen], judge: &JudgeConfig, config: &Config) -> Result<PointResult> {
     let everywhere = all(test, |s| s.everywhere(config))?;
     let everywhere_validation = all(validation, |s| s.everywhere(config))?;
-    let mut points: Vec<(String, Decoding, f32)> = judge.thresholds.iter().map(|&t| (format!("at_{t}"), Decoding::Threshold, t as f32)).collect();
+    let mut points: Vec<(String, Decoding, f32)> =
+        judge.thresholds.iter().map(|&t| (format!("at_{t}"), Decoding::Threshold, t as f32)).collect();
     let mut result = PointResult::default();
     for &decoding in &judge.decoders {
         let thresholds = thresholds_for(validation, &everywhere_validation, decoding, &judge.recalls, config)?;
@@ -252,7 +255,8 @@ fn thresholds_for(seen: &[Seen], everywhere: &[Found], decoding: Decoding, recal
 fn candidates(seen: &[Seen]) -> Vec<f32> {
     let mut ranked: Vec<f32> = seen.iter().flat_map(|s| s.glance.iter().copied()).collect();
     ranked.sort_by(|a, b| b.total_cmp(a));
-    let steps = (1..=30).map(|i| f64::from(i) * 0.004).chain((7..=20).map(|i| f64::from(i) * 0.02)).chain((5..10).map(|i| f64::from(i) * 0.1));
+    let steps =
+        (1..=30).map(|i| f64::from(i) * 0.004).chain((7..=20).map(|i| f64::from(i) * 0.02)).chain((5..10).map(|i| f64::from(i) * 0.1));
     let at = |share: f64| ranked.get(((ranked.len() as f64 * share) as usize).saturating_sub(1)).map(|p| p.next_down().max(0.0));
     let mut thresholds: Vec<f32> = steps.filter_map(at).collect();
     thresholds.dedup();

@@ -93,6 +93,9 @@ pub struct Best {
 /// Run the sweep of the file `path` in the folder `root`, or go on with it.
 pub fn run(path: &Path, root: &Path, options: &Options, observer: Arc<dyn Observer>) -> Result<SweepSummary> {
     let sweep = SweepConfig::read(path)?;
+    if root.join("config.toml").exists() {
+        return Err(panscreen_envs::Error::file(root, "a run", "an empty folder or a sweep", "choose another --out").into());
+    }
     std::fs::create_dir_all(root).map_err(|e| panscreen_envs::Error::io(root, e))?;
     let _lock = lock(root)?;
     keep_settings(&sweep, root)?;
@@ -185,8 +188,7 @@ impl Scheduler<'_> {
         for trial in self.planner.grid() {
             self.add(trial)?;
         }
-        for trial in std::mem::take(&mut self.log.trials) {
-            self.log.trials.push(trial.clone());
+        for trial in self.log.trials.clone() {
             self.add(trial)?;
         }
         let wanted = if self.planner.sweep.sampler == Sampler::Grid { self.trials.len() } else { self.planner.sweep.n_trials.unwrap_or(0) };

@@ -49,7 +49,9 @@ impl<'a> Planner<'a> {
         }
         let names: Vec<String> =
             if self.sweep.methods.is_empty() { vec![String::new()] } else { self.sweep.methods.iter().map(|m| m.name.clone()).collect() };
-        let of = |method: &String| grid(&self.space).into_iter().map(|params| Trial { method: method.clone(), params, points: vec![] }).collect::<Vec<_>>();
+        let of = |method: &String| {
+            grid(&self.space).into_iter().map(|params| Trial { method: method.clone(), params, points: vec![] }).collect::<Vec<_>>()
+        };
         names.iter().flat_map(of).collect()
     }
 
@@ -151,7 +153,8 @@ impl TrialLog {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(e) => return Err(panscreen_envs::Error::io(&path, e).into()),
         };
-        let trials: Vec<Trial> = text.split_inclusive('\n').filter(|l| l.ends_with('\n')).map_while(|l| serde_json::from_str(l).ok()).collect();
+        let trials: Vec<Trial> =
+            text.split_inclusive('\n').filter(|l| l.ends_with('\n')).map_while(|l| serde_json::from_str(l).ok()).collect();
         let mut log = TrialLog { path, trials: Vec::new() };
         let whole: String = text.split_inclusive('\n').take(trials.len()).collect();
         if whole.len() != text.len() {
@@ -163,7 +166,8 @@ impl TrialLog {
 
     pub fn push(&mut self, trial: Trial) -> Result<()> {
         let line = serde_json::to_string(&trial).map_err(|e| Error::Usage(e.to_string()))? + "\n";
-        let mut file = std::fs::File::options().create(true).append(true).open(&self.path).map_err(|e| panscreen_envs::Error::io(&self.path, e))?;
+        let mut file =
+            std::fs::File::options().create(true).append(true).open(&self.path).map_err(|e| panscreen_envs::Error::io(&self.path, e))?;
         file.write_all(line.as_bytes()).and_then(|()| file.sync_data()).map_err(|e| panscreen_envs::Error::io(&self.path, e))?;
         self.trials.push(trial);
         Ok(())

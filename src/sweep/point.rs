@@ -204,7 +204,9 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(panscreen_envs::Error::io(path, e).into()),
     };
-    let damaged = |e: serde_json::Error| panscreen_envs::Error::file(path, e.to_string(), "a file of a sweep", "delete its folder to run the point again");
+    let damaged = |e: serde_json::Error| {
+        panscreen_envs::Error::file(path, e.to_string(), "a file of a sweep", "delete its folder to run the point again")
+    };
     Ok(Some(serde_json::from_slice(&text).map_err(damaged)?))
 }
 

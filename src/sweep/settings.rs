@@ -219,7 +219,9 @@ impl SweepConfig {
             (Sampler::Grid, Some(_)) => return Err("`n_trials` does nothing with `sampler = \"grid\"`; take it out".into()),
             (Sampler::Grid, None) => {
                 for (key, param) in &space {
-                    param.grid().ok_or_else(|| format!("`params.{key}` is a range without `step`, which has no grid; give a list or a `step`"))?;
+                    param
+                        .grid()
+                        .ok_or_else(|| format!("`params.{key}` is a range without `step`, which has no grid; give a list or a `step`"))?;
                 }
             }
             (_, None | Some(0)) => return Err("`n_trials` is missing; say how many trials to draw".into()),
@@ -231,7 +233,9 @@ impl SweepConfig {
         }
         if let Pruner::SuccessiveHalving { min_resource, reduction_factor } = self.pruner {
             if self.sampler == Sampler::Tpe {
-                return Err("successive halving compares trials that are all known at the start; use `sampler = \"random\"` or `\"grid\"`".into());
+                return Err(
+                    "successive halving compares trials that are all known at the start; use `sampler = \"random\"` or `\"grid\"`".into()
+                );
             }
             if min_resource == 0 || reduction_factor < 2 {
                 return Err("`pruner` needs `min_resource` of 1 or more and `reduction_factor` of 2 or more".into());
@@ -288,10 +292,13 @@ mod tests {
 
     #[test]
     fn dotted_and_quoted_keys_are_the_same() {
-        let a = check("[params]\nobjective.name = [\"ce\", \"focal\"]\noptim.glance.lr = { low = 1e-4, high = 1e-2, log = true, step = 1e-3 }");
+        let a =
+            check("[params]\nobjective.name = [\"ce\", \"focal\"]\noptim.glance.lr = { low = 1e-4, high = 1e-2, log = true, step = 1e-3 }");
         assert!(a.unwrap_err().contains("`log` and `step`"));
-        let a = check("[params]\nobjective.name = [\"ce\", \"focal\"]\noptim.glance.lr = { low = 1e-3, high = 1e-2, step = 3e-3 }").unwrap();
-        let b = check("[params]\n\"objective.name\" = [\"ce\", \"focal\"]\n\"optim.glance.lr\" = { low = 1e-3, high = 1e-2, step = 3e-3 }").unwrap();
+        let a =
+            check("[params]\nobjective.name = [\"ce\", \"focal\"]\noptim.glance.lr = { low = 1e-3, high = 1e-2, step = 3e-3 }").unwrap();
+        let b = check("[params]\n\"objective.name\" = [\"ce\", \"focal\"]\n\"optim.glance.lr\" = { low = 1e-3, high = 1e-2, step = 3e-3 }")
+            .unwrap();
         assert_eq!(a.space(), b.space());
         assert_eq!(a.name, "s");
     }

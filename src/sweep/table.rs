@@ -112,7 +112,10 @@ fn build(sweep: &SweepConfig, results: Vec<(String, Results)>) -> Table {
     if columns.is_empty() {
         let all: BTreeSet<&String> = results.iter().flat_map(|(_, r)| r.by_seed.values().flat_map(|p| p.metrics.keys())).collect();
         let wanted = |name: &str| match (judged, sweep.command.is_empty()) {
-            (true, _) => ["/windows_kept", "/relative_recall", "/lesion_dice"].iter().any(|end| name.ends_with(end)) && !name.starts_with("validation"),
+            (true, _) => {
+                ["/windows_kept", "/relative_recall", "/lesion_dice"].iter().any(|end| name.ends_with(end))
+                    && !name.starts_with("validation")
+            }
             (false, true) => name.starts_with("validation/"),
             (false, false) => true,
         };
@@ -120,10 +123,13 @@ fn build(sweep: &SweepConfig, results: Vec<(String, Results)>) -> Table {
     }
     let baseline = sweep.baseline.clone().or_else(|| Some(results.first()?.0.clone())).filter(|_| results.len() > 1);
     let held_against = baseline.as_ref().and_then(|name| results.iter().find(|(n, _)| n == name)).map(|(_, r)| r);
-    let mut rows: Vec<Row> = results.iter().map(|(name, r)| row(name, r, held_against.filter(|_| baseline.as_ref() != Some(name)), &columns)).collect();
+    let mut rows: Vec<Row> =
+        results.iter().map(|(name, r)| row(name, r, held_against.filter(|_| baseline.as_ref() != Some(name)), &columns)).collect();
     let scans = results.iter().flat_map(|(_, r)| r.by_seed.values()).map(|p| p.cases.len()).max().unwrap_or(0);
     rows.extend(references(&results, &columns));
-    let intervals = format!("difference from the baseline on the same scans; 95 % of {RESAMPLES} draws of the scans with replacement, mean over the seeds");
+    let intervals = format!(
+        "difference from the baseline on the same scans; 95 % of {RESAMPLES} draws of the scans with replacement, mean over the seeds"
+    );
     Table { sweep: sweep.name.clone(), baseline, columns, rows, scans, intervals }
 }
 

@@ -37,7 +37,8 @@ pub fn suggest(space: &[(String, Param)], history: &[(Params, f64)], rng: &mut S
 /// Counts with one more of everything, so that nothing is impossible.
 fn choose(choices: &[Value], good: &[Value], rest: &[Value], rng: &mut Stream) -> usize {
     let weights = |seen: &[Value]| -> Vec<f64> {
-        let counts: Vec<f64> = choices.iter().map(|c| 1.0 / choices.len() as f64 + seen.iter().filter(|s| *s == c).count() as f64).collect();
+        let counts: Vec<f64> =
+            choices.iter().map(|c| 1.0 / choices.len() as f64 + seen.iter().filter(|s| *s == c).count() as f64).collect();
         let sum: f64 = counts.iter().sum();
         counts.into_iter().map(|c| c / sum).collect()
     };
@@ -77,11 +78,13 @@ fn best<T>(of: impl Iterator<Item = T>, score: impl Fn(&T) -> f64) -> Option<T> 
 /// An index by its weight; the weights sum to 1.
 fn pick(weights: &[f64], rng: &mut Stream) -> usize {
     let mut left = rng.random::<f64>();
-    weights.iter().position(|w| {
-        left -= w;
-        left < 0.0
-    })
-    .unwrap_or(weights.len().saturating_sub(1))
+    weights
+        .iter()
+        .position(|w| {
+            left -= w;
+            left < 0.0
+        })
+        .unwrap_or(weights.len().saturating_sub(1))
 }
 
 /// Normal densities cut to a range: one at each value seen, and one over the whole range as a prior.
@@ -114,7 +117,8 @@ impl Parzen {
         // By the inverse of the distribution, cut to the range.
         let (from, to) = (below((self.low - centre) / sigma), below((self.high - centre) / sigma));
         let u = from + (to - from) * rng.random::<f64>();
-        (centre + sigma * panscreen_envs::metrics::statistics::special::normal_quantile(u.clamp(1e-12, 1.0 - 1e-12))).clamp(self.low, self.high)
+        (centre + sigma * panscreen_envs::metrics::statistics::special::normal_quantile(u.clamp(1e-12, 1.0 - 1e-12)))
+            .clamp(self.low, self.high)
     }
 
     fn log_density(&self, x: f64) -> f64 {
@@ -152,7 +156,9 @@ mod tests {
     #[test]
     fn it_finds_the_optimum_better_than_chance() {
         let space = params_of(
-            &"x = { low = 1e-5, high = 10.0, log = true }\nn = { low = 0, high = 20 }\nword = [\"a\", \"b\", \"c\", \"d\"]".parse().unwrap(),
+            &"x = { low = 1e-5, high = 10.0, log = true }\nn = { low = 0, high = 20 }\nword = [\"a\", \"b\", \"c\", \"d\"]"
+                .parse()
+                .unwrap(),
         )
         .unwrap();
         let (mut tpe, mut random) = (0.0, 0.0);

@@ -64,7 +64,13 @@ pub fn work(folder: &PointFolder, until: Option<u64>, metric: &str, observer: &A
 }
 
 /// The result, or `None` where the point halted at `until`.
-fn carry_out(folder: &PointFolder, point: &Point, until: Option<u64>, metric: &str, observer: &Arc<dyn Observer>) -> Result<Option<PointResult>> {
+fn carry_out(
+    folder: &PointFolder,
+    point: &Point,
+    until: Option<u64>,
+    metric: &str,
+    observer: &Arc<dyn Observer>,
+) -> Result<Option<PointResult>> {
     if !point.command.is_empty() {
         return run_command(folder, point).map(Some);
     }
@@ -173,7 +179,9 @@ fn end_with_parent(command: &mut Command) {
 fn run_command(folder: &PointFolder, point: &Point) -> Result<PointResult> {
     let fill = |word: &String| {
         let text = |path: &Path| path.display().to_string();
-        word.replace("{config}", &text(&folder.0.join("config.toml"))).replace("{out}", &text(&folder.0)).replace("{seed}", &point.seed.to_string())
+        word.replace("{config}", &text(&folder.0.join("config.toml")))
+            .replace("{out}", &text(&folder.0))
+            .replace("{seed}", &point.seed.to_string())
     };
     let words: Vec<String> = point.command.iter().map(fill).collect();
     let (program, args) = words.split_first().ok_or_else(|| Error::Usage("`command` is empty".into()))?;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::support::World;
 
-const VERBS: [&str; 24] = [
+const VERBS: [&str; 25] = [
     "",
     "demo",
     "train",
@@ -14,6 +14,7 @@ const VERBS: [&str; 24] = [
     "sweep",
     "sweep table",
     "evaluate",
+    "report",
     "inspect",
     "data",
     "data phantom",

@@ -22,7 +22,9 @@ fn fake(seeds: std::ops::Range<u64>, more: &str) -> World {
     std::fs::write(world.path("base.toml"), "").unwrap();
     std::fs::write(world.path("point.sh"), POINT).unwrap();
     let seeds: Vec<u64> = seeds.collect();
-    let text = format!("config = \"base.toml\"\nseeds = {seeds:?}\nmetric = \"worth\"\ncommand = [\"sh\", \"point.sh\", \"{{seed}}\", \"{{out}}\"]\n{more}");
+    let text = format!(
+        "config = \"base.toml\"\nseeds = {seeds:?}\nmetric = \"worth\"\ncommand = [\"sh\", \"point.sh\", \"{{seed}}\", \"{{out}}\"]\n{more}"
+    );
     std::fs::write(world.path("fake.toml"), text).unwrap();
     world
 }
@@ -146,7 +148,7 @@ seeds = [1, 2]
 decoders = ["threshold", "greedy_apart"]
 [shared.focus]
 key = "init_focus_from"
-overrides = ["train.steps=6", "train.validate_every=6"]
+overrides = ["train.steps=6", "train.validate_every=6", "train.checkpoint_every=0"]
 [[methods]]
 name = "ce"
 overrides = ["objective.name=ce", "loss.alpha=0"]
@@ -192,6 +194,35 @@ env.lesion_fraction = [0.3, 0.7]
     world.ok(&["train", &format!("out/points/{id}/config.toml"), "--out", "straight", "--quiet"]);
     let (halted, straight) = (world.log(&format!("out/points/{id}/run")), world.log("straight"));
     assert_eq!(halted, straight);
+}
+
+#[test]
+fn parts_of_a_cohort_are_screened_side_by_side_and_a_run_is_reported() {
+    let world = World::trained();
+    std::fs::create_dir(world.path("scans")).unwrap();
+    for i in 0..5 {
+        std::fs::copy(world.path("data/imagesTr/phantom_0002_0000.nii.gz"), world.path(&format!("scans/{i}.nii.gz"))).unwrap();
+    }
+    let screen = |shard: &str, code| {
+        world.json(code, &["screen", "scans", "--model", "runs/tiny", "--out", "out", "--quiet", "--no-preview", "--shard", shard])
+    };
+    let cases = |summary: &Value| -> Vec<String> {
+        summary["cases"].as_array().unwrap().iter().map(|c| c["case"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(cases(&screen("1/2", 0)), ["0", "2", "4"]);
+    assert_eq!(cases(&screen("2/2", 0)), ["1", "3"]);
+    assert!(world.path("out/summary-2-of-2.tsv").exists() && !world.path("out/summary.json").exists());
+    let ran = world.run(&["screen", "scans", "--model", "runs/tiny", "--out", "out", "--shard", "3/2"]);
+    assert!(ran.code == 2 && ran.err.contains("such as 3/40"), "{}", ran.err);
+
+    let health: Value = serde_json::from_slice(&world.read("runs/tiny/health.json")).unwrap();
+    assert!(health["summary"].as_str().unwrap().contains("12 steps"), "{health}");
+    let report = world.json(0, &["report", "runs/tiny", "--quiet"]);
+    assert_eq!(report["report"], "runs/tiny/report/index.html");
+    let html = String::from_utf8(world.read("runs/tiny/report/index.html")).unwrap();
+    for part in ["data:image/gif;base64,", "data:image/png;base64,", "Health", "The order of looks"] {
+        assert!(html.contains(part), "{part}");
+    }
 }
 
 /// The settings of a Slurm that answers: the one around us, or the one of `scripts/slurm_single_node.sh start`.
