@@ -9,6 +9,7 @@ use panscreen_policies::objectives::ObjectiveKind;
 
 use crate::config::{self, CompatConfig};
 use crate::stages;
+use crate::sweep::{self, SweepConfig};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -206,6 +207,8 @@ fn files_are_written_whole() {
         "src/evaluate/log.rs",    // appends lines; a torn last one is skipped
         "src/submit/launch.rs",   // what a launch says, in a temporary folder
         "src/run/usage.rs",       // asks the system to reset the memory peak
+        "src/sweep/plan.rs",      // appends trials; a torn last one is drawn again
+        "src/sweep/launcher.rs",  // what a worker prints
     ];
     check_absent(&CRATES, &["fs::write(", "File::create", "File::options", "OpenOptions"], &allowed);
 }
@@ -234,6 +237,12 @@ fn features_choose_back_ends_only() {
 #[test]
 fn configs_load_and_oddities_stay_in_parity() {
     for path in files("configs", "toml") {
+        if name(&path).starts_with("configs/sweeps/") {
+            let sweep = SweepConfig::read(&path).unwrap_or_else(|e| panic!("{e}"));
+            let points = sweep::points_of(&sweep).unwrap_or_else(|e| panic!("{}: {e}", name(&path)));
+            assert!(points > 0, "{}", name(&path));
+            continue;
+        }
         let config = config::load(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
         if !name(&path).starts_with("configs/parity/") {
             assert_eq!(config.compat, CompatConfig::default(), "{}", name(&path));

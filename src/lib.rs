@@ -15,6 +15,7 @@ pub mod screen;
 pub mod setup;
 pub mod stages;
 pub mod submit;
+pub mod sweep;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -163,7 +163,13 @@ pub fn environment(config: &Config, scans: Arc<Store>) -> Result<CropEnv> {
 
 /// Start from the weights that `init_from` names: a run folder (its best checkpoint, else its last) or a checkpoint folder.
 pub fn init_from<B: TrainBackend>(config: &Config, learner: &mut Learner<B>, observer: &dyn Observer) -> Result<()> {
-    config.init_from.as_ref().map_or(Ok(()), |from| learner.load_weights(&checkpoint_of(from, observer)))
+    if let Some(from) = &config.init_from {
+        learner.load_weights(&checkpoint_of(from, observer))?;
+    }
+    match &config.init_focus_from {
+        Some(from) => learner.load_focus(&checkpoint_of(from, observer)),
+        None => Ok(()),
+    }
 }
 
 /// The checkpoint folder that a run folder, or itself, means.

@@ -15,9 +15,11 @@ mod leaderboard;
 mod model;
 mod output;
 pub mod progress;
+mod report;
 mod screen;
 mod stages;
 mod submit;
+mod sweep;
 mod train;
 
 use std::ffi::OsString;
@@ -58,9 +60,11 @@ enum Verb {
     Demo(demo::DemoArgs),
     Train(train::TrainArgs),
     Screen(screen::ScreenArgs),
+    Sweep(sweep::SweepArgs),
     Evaluate(evaluate::EvaluateArgs),
     Leaderboard(leaderboard::LeaderboardArgs),
     Submit(submit::SubmitArgs),
+    Report(report::ReportArgs),
     Inspect(inspect::InspectArgs),
     Data(data::DataArgs),
     Env(env::EnvArgs),
@@ -120,9 +124,11 @@ fn run(line: impl IntoIterator<Item = OsString>) -> u8 {
         Verb::Demo(args) => demo::run(args, &context),
         Verb::Train(args) => train::run(args, &context),
         Verb::Screen(args) => screen::run(args, &context),
+        Verb::Sweep(args) => sweep::run(args, &context),
         Verb::Evaluate(args) => evaluate::run(args, &context),
         Verb::Leaderboard(args) => leaderboard::run(args, &context),
         Verb::Submit(args) => submit::run(args, &context),
+        Verb::Report(args) => report::run(args, &context),
         Verb::Inspect(args) => inspect::run(args, &context),
         Verb::Data(args) => data::run(args, &context),
         Verb::Env(args) => env::run(args, &context),

@@ -17,7 +17,7 @@ pub fn observer(quiet: bool) -> Arc<dyn Observer> {
     if quiet {
         Arc::new(Quiet)
     } else if std::io::stderr().is_terminal() {
-        Arc::new(Bars(Mutex::new(ProgressBar::hidden())))
+        Arc::new(Bars { bar: Mutex::new(ProgressBar::hidden()), health: Mutex::default() })
     } else {
         Arc::new(Lines { phase: Mutex::default(), print: say })
     }
@@ -36,8 +36,11 @@ impl Observer for Quiet {
     fn finish(&self) {}
 }
 
-/// One bar on a terminal.
-struct Bars(Mutex<ProgressBar>);
+/// One bar on a terminal, with the run's health behind its values.
+struct Bars {
+    bar: Mutex<ProgressBar>,
+    health: Mutex<String>,
+}
 
 impl Observer for Bars {
     fn phase(&self, name: &str, total: Option<u64>) {
@@ -48,28 +51,33 @@ impl Observer for Bars {
         bar.set_style(ProgressStyle::with_template(template).expect("the template is ours").progress_chars("=> "));
         bar.set_prefix(name.to_owned());
         bar.enable_steady_tick(Duration::from_millis(500));
-        let before = std::mem::replace(&mut *hold(&self.0), bar);
+        hold(&self.health).clear();
+        let before = std::mem::replace(&mut *hold(&self.bar), bar);
         before.finish();
     }
 
     fn advance(&self, n: u64, fields: &[(&str, f64)]) {
-        let bar = hold(&self.0);
+        let bar = hold(&self.bar);
         if !fields.is_empty() {
-            bar.set_message(shown(fields));
+            bar.set_message(shown(fields) + &hold(&self.health));
         }
         bar.inc(n);
     }
 
+    fn health(&self, short: &str) {
+        *hold(&self.health) = unhealthy(short);
+    }
+
     fn message(&self, text: &str) {
-        hold(&self.0).suspend(|| say(text));
+        hold(&self.bar).suspend(|| say(text));
     }
 
     fn warn(&self, text: &str) {
-        hold(&self.0).suspend(|| say(&format!("warning: {text}")));
+        hold(&self.bar).suspend(|| say(&format!("warning: {text}")));
     }
 
     fn finish(&self) {
-        hold(&self.0).finish();
+        hold(&self.bar).finish();
     }
 }
 
@@ -86,6 +94,7 @@ struct Phase {
     started: Instant,
     printed: Instant,
     fields: String,
+    health: String,
 }
 
 impl Phase {
@@ -96,7 +105,7 @@ impl Phase {
             Some(n) if n > self.done && self.done > 0 => format!(", {} left", clock(seconds * (n - self.done) as f64 / self.done as f64)),
             _ => String::new(),
         };
-        format!("{} {}{of}  {} elapsed{left}  {}", self.name, self.done, clock(seconds), self.fields).trim_end().to_owned()
+        format!("{} {}{of}  {} elapsed{left}  {}", self.name, self.done, clock(seconds), self.fields).trim_end().to_owned() + &self.health
     }
 }
 
@@ -104,7 +113,8 @@ impl Observer for Lines {
     fn phase(&self, name: &str, total: Option<u64>) {
         self.finish();
         let now = Instant::now();
-        *hold(&self.phase) = Some(Phase { name: name.to_owned(), done: 0, total, started: now, printed: now, fields: String::new() });
+        *hold(&self.phase) =
+            Some(Phase { name: name.to_owned(), done: 0, total, started: now, printed: now, fields: String::new(), health: String::new() });
     }
 
     fn advance(&self, n: u64, fields: &[(&str, f64)]) {
@@ -121,6 +131,12 @@ impl Observer for Lines {
         }
     }
 
+    fn health(&self, short: &str) {
+        if let Some(phase) = &mut *hold(&self.phase) {
+            phase.health = unhealthy(short);
+        }
+    }
+
     fn message(&self, text: &str) {
         (self.print)(text);
     }
@@ -134,6 +150,10 @@ impl Observer for Lines {
             (self.print)(&phase.line());
         }
     }
+}
+
+fn unhealthy(short: &str) -> String {
+    if short.is_empty() { String::new() } else { format!("  health: {short}") }
 }
 
 /// A panic elsewhere must not take the progress with it.
@@ -175,12 +195,13 @@ mod tests {
         let lines = Lines { phase: Mutex::default(), print: |line| PRINTED.lock().unwrap().push(line.to_owned()) };
         lines.phase("train", Some(10));
         lines.advance(4, &[("loss", 0.5)]);
+        lines.health("zero signal");
         lines.advance(6, &[]);
         lines.phase("validate", None);
         lines.warn("a case failed");
         lines.finish();
         lines.finish();
-        let expected = ["train 10/10  0s elapsed  loss 0.5000", "warning: a case failed", "validate 0  0s elapsed"];
+        let expected = ["train 10/10  0s elapsed  loss 0.5000  health: zero signal", "warning: a case failed", "validate 0  0s elapsed"];
         assert_eq!(*PRINTED.lock().unwrap(), expected);
     }
 }

@@ -12,6 +12,7 @@ use crate::config;
 use crate::error::Result;
 use crate::run::Observer;
 use crate::screen::Model;
+use crate::screen::Shard;
 use crate::screen::batch::{BatchSummary, Extras, Status, decide_all, inputs, screen_all};
 
 /// Screen scans with a trained run: masks, a record and a picture of each.
@@ -60,6 +61,9 @@ pub struct ScreenArgs {
     /// No pictures.
     #[arg(long)]
     no_preview: bool,
+    /// Screen a part of the scans only, such as 3/40; `slurm` takes the part from the index of a Slurm array task. The parts may share --out.
+    #[arg(long, value_name = "PART/PARTS")]
+    shard: Option<Shard>,
     /// Decide anew by --mask-threshold from what --save-probabilities left in this folder; no network runs.
     #[arg(
         long,
@@ -67,7 +71,7 @@ pub struct ScreenArgs {
         requires = "mask_threshold",
         conflicts_with_all = [
             "inputs", "model", "select", "keep_fraction", "threshold", "recall", "budget_windows", "budget_seconds", "gate",
-            "save_probabilities", "no_preview"
+            "save_probabilities", "no_preview", "shard"
         ]
     )]
     from_probabilities: Option<PathBuf>,
@@ -124,7 +128,8 @@ fn screen(args: &ScreenArgs, run: &Path, context: &Context) -> Result<BatchSumma
         return Err(Failure::says(USAGE, "no scan to screen; name files or folders"));
     }
     let extras = Extras { previews: !args.no_preview, probabilities: args.save_probabilities };
-    let work = Screening { run, overrides: &overrides, inputs: &inputs, out: &args.out, extras, observer: &*context.observer };
+    let shard = args.shard.unwrap_or(Shard::WHOLE);
+    let work = Screening { run, overrides: &overrides, inputs: &inputs, shard, out: &args.out, extras, observer: &*context.observer };
     Ok(on_device(config.device, work)?)
 }
 
@@ -138,6 +143,7 @@ struct Screening<'a> {
     run: &'a Path,
     overrides: &'a [String],
     inputs: &'a [PathBuf],
+    shard: Shard,
     out: &'a Path,
     extras: Extras,
     observer: &'a dyn Observer,
@@ -147,10 +153,10 @@ impl Work for Screening<'_> {
     type Output = BatchSummary;
 
     fn run<B: TrainBackend>(self, device: B::Device) -> Result<BatchSummary> {
-        let Screening { run, overrides, inputs, out, extras, observer } = self;
+        let Screening { run, overrides, inputs, shard, out, extras, observer } = self;
         let model = Model::<B>::open(run, overrides, &device, observer)?;
         let settings = model.settings(None)?;
-        screen_all(&model, run, &settings, extras, inputs, out, observer)
+        screen_all(&model, run, &settings, extras, inputs, shard, out, observer)
     }
 }
 

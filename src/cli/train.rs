@@ -10,7 +10,7 @@ use super::error::Failure;
 use super::{Context, Ended};
 use crate::config;
 use crate::error::Error;
-use crate::run::{Best, CheckpointStore};
+use crate::run::{Best, CheckpointStore, Verdict};
 use crate::stages::gf_screen::OperatingPoint;
 use crate::train::{self, DryRun};
 
@@ -44,6 +44,8 @@ struct Trained {
     checkpoint: PathBuf,
     best: Best,
     operating_point: Option<OperatingPoint>,
+    /// `health.json` of the run.
+    health: Option<Verdict>,
 }
 
 pub fn run(args: TrainArgs, context: &Context) -> Result<Ended, Failure> {
@@ -73,7 +75,8 @@ fn trained(run: &Path, checkpoint: &Path) -> Result<Trained, Error> {
     let best = CheckpointStore::read_only(&run.join("checkpoints")).best()?;
     let (best, saved) = best.ok_or_else(|| Error::Usage(format!("{}: the run ended without a validation", run.display())))?;
     let operating_point = serde_json::from_value(saved.state["operating_point"].clone()).unwrap_or(None);
-    Ok(Trained { run: run.to_owned(), checkpoint: checkpoint.to_owned(), best, operating_point })
+    let health = std::fs::read(run.join("health.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    Ok(Trained { run: run.to_owned(), checkpoint: checkpoint.to_owned(), best, operating_point, health })
 }
 
 impl fmt::Display for Trained {
@@ -90,6 +93,9 @@ impl fmt::Display for Trained {
                 p.scans,
                 p.lesions
             )?;
+        }
+        if let Some(health) = &self.health {
+            writeln!(f, "health           {}", health.to_string().replace('\n', "\n                 "))?;
         }
         write!(f, "screen with it   panscreen screen SCANS --model {} --out DIR", self.run.display())
     }

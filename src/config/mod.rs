@@ -55,6 +55,9 @@ pub struct Config {
     pub stages: Vec<String>,
     /// Weights to start from: a run folder (its best checkpoint, else its last) or a checkpoint folder. Default none: random weights.
     pub init_from: Option<PathBuf>,
+    /// Weights of Focus alone, put in after `init_from`: a run folder or a checkpoint folder. With `train.freeze_focus` many runs share one Focus.
+    /// Default none.
+    pub init_focus_from: Option<PathBuf>,
     /// Which scans, and how they are prepared.
     pub data: DataConfig,
     /// The environment: how sub-volumes are drawn, grouped, augmented and rewarded.
@@ -100,6 +103,7 @@ impl Default for Config {
             threads: 0,
             stages: vec!["gf_screen".into()],
             init_from: None,
+            init_focus_from: None,
             data: DataConfig::default(),
             env: EnvConfig::default(),
             glance: GlanceConfig::default(),

@@ -48,8 +48,21 @@ pub enum Cell {
 
 /// A picture with its caption.
 pub enum Figure<'a> {
-    Svg { svg: String, caption: &'a str },
-    Png { png: &'a [u8], caption: &'a str, alt: &'a str },
+    Svg {
+        svg: String,
+        caption: &'a str,
+    },
+    Png {
+        png: &'a [u8],
+        caption: &'a str,
+        alt: &'a str,
+    },
+    /// An animated picture.
+    Gif {
+        gif: &'a [u8],
+        caption: &'a str,
+        alt: &'a str,
+    },
 }
 
 /// One case with its preview.
@@ -176,7 +189,8 @@ impl Page {
         for figure in figures {
             let (picture, caption) = match figure {
                 Figure::Svg { svg, caption } => (svg.clone(), caption),
-                Figure::Png { png, caption, alt } => (image(png, alt), caption),
+                Figure::Png { png, caption, alt } => (image("png", png, alt), caption),
+                Figure::Gif { gif, caption, alt } => (image("gif", gif, alt), caption),
             };
             self.add(format_args!("<figure>{picture}<figcaption>{}</figcaption></figure>\n", escape(caption)));
         }
@@ -189,7 +203,7 @@ impl Page {
             let open = if case.open { " open=\"\"" } else { "" };
             let facts: String =
                 case.facts.iter().map(|(k, v)| format!("<span class=\"fact\">{} <b>{}</b></span>", escape(k), escape(v))).collect();
-            let preview = case.preview.map_or("<p>No picture.</p>".to_owned(), |png| image(png, case.name));
+            let preview = case.preview.map_or("<p>No picture.</p>".to_owned(), |png| image("png", png, case.name));
             let (name, tone, verdict) = (escape(case.name), case.tone.class(), escape(&case.verdict));
             self.add(format_args!(
                 "<details class=\"case\"{open}><summary><span class=\"name\">{name}</span><span class=\"badge {tone}\">{verdict}</span>{facts}</summary>{preview}</details>\n"
@@ -233,8 +247,8 @@ impl Page {
     }
 }
 
-fn image(png: &[u8], alt: &str) -> String {
-    format!(r#"<img alt="{}" src="data:image/png;base64,{}" />"#, escape(alt), base64(png))
+fn image(kind: &str, bytes: &[u8], alt: &str) -> String {
+    format!(r#"<img alt="{}" src="data:image/{kind};base64,{}" />"#, escape(alt), base64(bytes))
 }
 
 /// RFC 4648 with padding.

@@ -187,7 +187,7 @@ fn holds_foreign_files(path: &Path) -> Result<bool> {
 const LOCK: &str = "run.lock";
 
 /// Take the lock, or say who has it. The system frees it when its process ends, so a killed run never blocks the next.
-fn lock(root: &Path) -> Result<Option<File>> {
+pub(crate) fn lock(root: &Path) -> Result<Option<File>> {
     let path = root.join(LOCK);
     let io = |e| Error::io(&path, e);
     let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! [`RunFolder`] owns the folder while a process writes it; [`CheckpointStore`] saves whole checkpoints or none; [`MetricsLog`] holds one line
-//! a step and is cut back to the checkpoint on resume; [`health`] stops a run on the first value that is not finite. Every file that matters is
+//! a step and is cut back to the checkpoint on resume; [`health`] stops a run on the first value that is not finite, [`verdict`] says in plain
+//! words what the log says about its health (`health.json`). Every file that matters is
 //! written under a temporary name, synced and renamed, so a kill at any moment leaves a folder the same command continues from.
 
 pub mod checkpoint;
@@ -18,6 +19,7 @@ pub mod progress;
 pub mod signals;
 pub mod tensorboard;
 pub mod usage;
+pub mod verdict;
 
 pub use checkpoint::{Best, Checkpoint, CheckpointStore};
 pub use error::{Error, Result};
@@ -25,6 +27,7 @@ pub use folder::{Manifest, OnDifference, RunFolder, Session};
 pub use health::{NonFinite, check_finite};
 pub use metrics::{MetricsLog, Record, Scalar};
 pub use progress::{Observer, Silent};
+pub use verdict::Verdict;
 
 #[cfg(all(test, unix))]
 mod tests {

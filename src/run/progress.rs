@@ -8,6 +8,8 @@ pub trait Observer: Send + Sync {
     fn advance(&self, n: u64, fields: &[(&str, f64)]);
     /// One sentence worth keeping on the screen.
     fn message(&self, text: &str);
+    /// What the run's health looks like now, in a word or two beside the bar; nothing where all is well.
+    fn health(&self, _short: &str) {}
     /// Something went wrong that does not end the run.
     fn warn(&self, text: &str);
     /// The last phase is over.

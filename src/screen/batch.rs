@@ -13,7 +13,7 @@ use panscreen_envs::io::{self, write_atomic, write_labels, write_probability};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{CaseResult, Lesion, Model, ScreenSettings, Screened, lesions, picture, screen_case};
+use super::{CaseResult, Lesion, Model, ScreenSettings, Screened, Shard, lesions, picture, screen_case};
 use crate::backend::TrainBackend;
 use crate::config::ScreenConfig;
 use crate::error::{Error, Result};
@@ -109,18 +109,20 @@ pub fn inputs(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Screen every input with `model` (read from the run folder `run`) into `out`.
+/// Screen every input of `shard` with `model` (read from the run folder `run`) into `out`.
+#[expect(clippy::too_many_arguments, reason = "the parts of one request, each named at its only call")]
 pub fn screen_all<B: TrainBackend>(
     model: &Model<B>,
     run: &Path,
     settings: &ScreenSettings,
     extras: Extras,
     inputs: &[PathBuf],
+    shard: Shard,
     out: &Path,
     observer: &dyn Observer,
 ) -> Result<BatchSummary> {
     let settings_blake3 = hash_of_settings(settings);
-    for_all(inputs, out, observer, |input, case| {
+    for_all(inputs, shard, out, observer, |input, case| {
         let input_blake3 = hash_scan(input)?;
         if let Some(record) = finished(out, case) {
             let same =
@@ -165,7 +167,7 @@ pub fn decide_all(from: &Path, mask_threshold: f64, out: &Path, observer: &dyn O
     if same_folder(from, out) {
         return Err(Error::Usage(format!("{}: these are the results to decide anew; give another --out", out.display())));
     }
-    for_all(&maps, out, observer, |map, _| {
+    for_all(&maps, Shard::WHOLE, out, observer, |map, _| {
         let clock = Stopwatch::start();
         let file = map.file_name().unwrap_or_default().to_string_lossy();
         let case = file.strip_suffix(PROBABILITY).unwrap_or(&file);
@@ -192,25 +194,31 @@ pub fn decide_all(from: &Path, mask_threshold: f64, out: &Path, observer: &dyn O
     })
 }
 
-/// Do `work` on every input; list failures and go on; stop between two cases when asked to.
+/// Do `work` on every input of `shard`; list failures and go on; stop between two cases when asked to.
 fn for_all(
     inputs: &[PathBuf],
+    shard: Shard,
     out: &Path,
     observer: &dyn Observer,
     work: impl Fn(&Path, &str) -> Result<(CaseResult, Status)>,
 ) -> Result<BatchSummary> {
     let clock = Stopwatch::start();
     std::fs::create_dir_all(out).map_err(|e| DataError::io(out, e))?;
-    observer.phase("screen", Some(inputs.len() as u64));
+    let wanted = (0..inputs.len()).filter(|i| shard.has(*i)).count();
+    observer.phase("screen", Some(wanted as u64));
     let mut taken: BTreeMap<String, &Path> = BTreeMap::new();
-    let mut cases = Vec::with_capacity(inputs.len());
-    for input in inputs {
+    let mut cases = Vec::with_capacity(wanted);
+    for (index, input) in inputs.iter().enumerate() {
         if signals::stop_requested() {
             break;
         }
         let case = io::case_name(input);
         let allowed = refuse_name(&case, input, &taken, out);
+        // The names of other parts' inputs are taken too.
         taken.entry(case.clone()).or_insert(input);
+        if !shard.has(index) {
+            continue;
+        }
         cases.push(match allowed.and_then(|()| work(input, &case)) {
             Ok((result, status)) => CaseLine::of(result, status),
             Err(e) => {
@@ -227,12 +235,12 @@ fn for_all(
         screened: count(Status::Screened),
         already_there: count(Status::AlreadyThere),
         failed: count(Status::Failed),
-        left: inputs.len() - cases.len(),
+        left: wanted - cases.len(),
         seconds: clock.seconds(),
         cases,
     };
-    write_json(&out.join("summary.json"), &summary)?;
-    write_atomic(&out.join("summary.tsv"), summary.tsv().as_bytes())?;
+    write_json(&out.join(format!("{}.json", shard.summary())), &summary)?;
+    write_atomic(&out.join(format!("{}.tsv", shard.summary())), summary.tsv().as_bytes())?;
     Ok(summary)
 }
 

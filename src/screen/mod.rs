@@ -6,6 +6,7 @@ mod lesions;
 mod model;
 mod picture;
 mod screener;
+mod shard;
 mod windows;
 
 pub use case::{CaseResult, ScreenSettings, Screened, WindowCount, screen_case};
@@ -13,4 +14,5 @@ pub use lesions::{Lesion, lesions};
 pub use model::Model;
 pub use picture::picture;
 pub use screener::{Image, Screener};
+pub use shard::Shard;
 pub use windows::{Budget, Choice, Glanced, Left, Looked, Plan, log_odds};

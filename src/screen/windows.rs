@@ -120,9 +120,14 @@ impl Plan {
         self.starts.len() > self.grid
     }
 
+    /// The first window that Glance can send to Focus; all behind it are such too.
+    pub fn candidates(&self) -> usize {
+        if self.is_free() { self.grid } else { 0 }
+    }
+
     /// Every window that Glance could send to Focus, the most promising first, with its key for [`Choice::Above`].
     pub fn queue(&self, glanced: &Glanced) -> Vec<(usize, f32)> {
-        let from = if self.is_free() { self.grid } else { 0 };
+        let from = self.candidates();
         let scored = Scored { window: self.window, starts: &self.starts[from..], probabilities: &glanced.windows[from..] };
         self.decoder.queue(scored).into_iter().map(|(w, key)| (w + from, key)).collect()
     }

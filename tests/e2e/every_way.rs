@@ -51,6 +51,7 @@ fn every_choice_trains_to_an_end_and_screens() {
     ] {
         let trained = world.json(0, &[&["train", config, "--quiet", "--out", name], overrides].concat());
         assert!(trained["best"]["step"].is_u64() && trained["operating_point"]["threshold"].is_number(), "{name}: {trained}");
+        every_name_is_explained(&world, name);
         let out = format!("{name}-out");
         let screened =
             world.json(0, &["screen", "data/imagesTr/phantom_0005_0000.nii.gz", "--model", name, "--out", &out, "--quiet", "--no-preview"]);
@@ -58,6 +59,17 @@ fn every_choice_trains_to_an_end_and_screens() {
         for net in ["glance", "focus"] {
             weights_go_out_and_in(&world, name, net);
         }
+    }
+}
+
+/// Every name in the run's log is in `docs/metrics.md`.
+fn every_name_is_explained(world: &World, run: &str) {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
+    let log = String::from_utf8(world.read(&format!("{run}/metrics.jsonl"))).unwrap();
+    for line in log.lines() {
+        let values: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+        let missing: Vec<&String> = values.keys().filter(|key| !page.contains(&format!("`{key}`"))).collect();
+        assert!(missing.is_empty(), "{run}: not in docs/metrics.md: {missing:?}");
     }
 }
 

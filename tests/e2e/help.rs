@@ -6,15 +6,18 @@ use std::path::Path;
 
 use crate::support::World;
 
-const VERBS: [&str; 27] = [
+const VERBS: [&str; 30] = [
     "",
     "demo",
     "train",
     "screen",
+    "sweep",
+    "sweep table",
     "evaluate",
     "leaderboard",
     "submit",
     "submit check",
+    "report",
     "inspect",
     "data",
     "data phantom",

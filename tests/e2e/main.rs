@@ -14,4 +14,5 @@ mod resume;
 mod same_bytes;
 mod selection;
 mod support;
+mod sweep;
 mod whole_way;

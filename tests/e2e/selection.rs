@@ -85,7 +85,8 @@ fn a_whole_scan_glance_learns_on_a_finished_focus_and_screens() {
 #[test]
 fn sets_of_windows_teach_any_glance() {
     let world = World::trained();
-    let shared = ["stages=[\"selection\"]", "init_from=runs/tiny", "selection.steps=3", "env.volumes_per_batch=2", "train.checkpoint_every=2"];
+    let shared =
+        ["stages=[\"selection\"]", "init_from=runs/tiny", "selection.steps=3", "env.volumes_per_batch=2", "train.checkpoint_every=2"];
     for (name, overrides) in [
         ("rloo", &["env.group=masks", "objective.name=rloo", "selection.least_recall=0.9"][..]),
         ("exact", &["env.group=masks", "objective.name=exact", "selection.most_windows=0.1"]),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::module::AutodiffModule;
+use burn::module::{AutodiffModule, Module};
 use burn::optim::GradientsParams;
 use burn::tensor::{ElementConversion, Tensor};
 use panscreen_envs::rng::{RngExt, stream};
@@ -42,6 +42,7 @@ pub struct Settings {
     pub masks: usize,
     /// Parts that an observation is cut into, so that every core has one.
     pub shards: usize,
+    pub freeze_focus: bool,
     pub old_policy_mode: Mode,
     pub glance: OptimizerConfig,
     pub focus: OptimizerConfig,
@@ -69,6 +70,7 @@ impl Settings {
             refresh_steps: if refresh == 0 { config.train.steps_per_epoch } else { refresh } as u64,
             masks: config.objective.masks,
             shards: config.train.shards,
+            freeze_focus: config.train.freeze_focus,
             old_policy_mode: if config.compat.glance_train_mode_norm { Mode::Eval } else { Mode::Train },
             glance: config.optim.glance.clone(),
             focus: config.optim.focus.clone(),
@@ -200,8 +202,12 @@ impl<B: TrainBackend> Learner<B> {
     }
 
     /// Both networks on the observation, cut into `shards` parts that run side by side.
-    pub fn look(&self, x: &Tensor<B, 5>, shards: usize) -> Vec<Shard<B>> {
-        shard::look(&self.glance, &self.focus, x, shards, &self.pools)
+    pub fn look(&self, x: &Tensor<B, 5>, settings: &Settings) -> Vec<Shard<B>> {
+        if settings.freeze_focus {
+            // Without gradients of its own there is nothing to keep for the way back.
+            return shard::look(&self.glance, &self.focus.clone().no_grad(), Mode::Eval, x, settings.shards, &self.pools);
+        }
+        shard::look(&self.glance, &self.focus, Mode::Train, x, settings.shards, &self.pools)
     }
 
     /// Refresh the old policy where that is due, and give it back; `None` where it is the current one.
@@ -237,7 +243,9 @@ impl<B: TrainBackend> Learner<B> {
         let glance_lr = settings.lr(&settings.glance, self.step);
         let focus_lr = settings.lr(&settings.focus, self.step);
         self.glance = self.glance_optimizer.step(self.glance.clone(), glance_grads, glance_lr);
-        self.focus = self.focus_optimizer.step(self.focus.clone(), focus_grads, focus_lr);
+        if !settings.freeze_focus {
+            self.focus = self.focus_optimizer.step(self.focus.clone(), focus_grads, focus_lr);
+        }
         Ok(vec![
             ("grad_norm/glance", glance_norm.into()),
             ("grad_norm/focus", focus_norm.into()),

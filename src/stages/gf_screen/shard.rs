@@ -75,7 +75,14 @@ impl Pools {
 }
 
 /// Forward passes of both networks, one encoder pass where it is shared.
-pub fn look<B: TrainBackend>(glance: &Glance<B>, focus: &Focus<B>, x: &Tensor<B, 5>, shards: usize, pools: &Pools) -> Vec<Shard<B>> {
+pub fn look<B: TrainBackend>(
+    glance: &Glance<B>,
+    focus: &Focus<B>,
+    focus_mode: Mode,
+    x: &Tensor<B, 5>,
+    shards: usize,
+    pools: &Pools,
+) -> Vec<Shard<B>> {
     let parts: Vec<_> = ranges(x.dims()[0], shards)
         .map(|(from, count)| {
             if shards == 1 {
@@ -87,15 +94,15 @@ pub fn look<B: TrainBackend>(glance: &Glance<B>, focus: &Focus<B>, x: &Tensor<B,
         .collect();
     pools.map(parts, |(glance, focus, x): (Glance<B>, Focus<B>, Tensor<B, 5>)| {
         if !focus.wants_checkpointing() {
-            let features = focus.features(x.clone(), Mode::Train);
+            let features = focus.features(x.clone(), focus_mode);
             let (z_g2, cells) = glance.forward_cells(x, &features, Mode::Train);
-            let s_gkdhw = focus.decode(features, Mode::Train);
+            let s_gkdhw = focus.decode(features, focus_mode);
             return Shard { glance, focus, z_g2, cells, s_gkdhw, tape: None };
         }
         let mut tape = Tape::default();
-        let features = focus.features_with(x.clone(), Mode::Train, &mut tape);
+        let features = focus.features_with(x.clone(), focus_mode, &mut tape);
         let (z_g2, cells) = glance.forward_cells(x, &features, Mode::Train);
-        let s_gkdhw = focus.decode_with(features, Mode::Train, &mut tape);
+        let s_gkdhw = focus.decode_with(features, focus_mode, &mut tape);
         Shard { glance, focus, z_g2, cells, s_gkdhw, tape: Some(tape) }
     })
 }
@@ -196,7 +203,9 @@ struct Fork;
 impl<B: TrainBackend> ModuleMapper<B> for Fork {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         let (id, tensor, mapper) = param.consume();
-        Param::from_mapped_value(id, Tensor::from_inner(tensor.inner()).require_grad(), mapper)
+        // A frozen network stays frozen.
+        let learns = tensor.is_require_grad();
+        Param::from_mapped_value(id, Tensor::from_inner(tensor.inner()).set_require_grad(learns), mapper)
     }
 }
 
@@ -234,7 +243,7 @@ mod tests {
         let values: Vec<f32> = (0..count * 2 * side.pow(3)).map(|i| ((i * 7919) % 1013) as f32 / 1013.0).collect();
         let x = Tensor::<B, 1>::from_floats(values.as_slice(), &device).reshape([count, 2, side, side, side]);
         let pools = Pools::new(shards).unwrap();
-        let parts = look(&glance, &focus, &x, shards, &pools);
+        let parts = look(&glance, &focus, Mode::Train, &x, shards, &pools);
         let joined = logits(&parts);
         let (z, s) = (joined.z_g2.clone(), joined.s_gkdhw.clone());
         let loss = z.powf_scalar(2.0).mean().sqrt() + s.powf_scalar(2.0).mean().sqrt();

@@ -33,7 +33,7 @@ pub fn training_step<B: TrainBackend>(
 
     // 1. Glance looks at every sub-volume: the logits of its two actions.
     // 2. Focus segments every sub-volume.
-    let shards = learner.look(&x_GCDHW, settings.shards);
+    let shards = learner.look(&x_GCDHW, settings);
     let logits = shard::logits(&shards);
     let (z_G2, s_GKDHW) = (logits.z_g2.clone(), logits.s_gkdhw.clone());
     let predicted = argmax_masks(s_GKDHW.clone()).concat();

@@ -1,13 +1,16 @@
 //! The training run: steps, validations, checkpoints; interrupted anywhere and started again, it goes on bit for bit.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Instant;
 
 use burn::module::AutodiffModule;
 use panscreen_envs::dataset::Store;
+use panscreen_envs::io::write_atomic;
 use panscreen_envs::screening::cached::Dual;
 use panscreen_envs::screening::{CropEnv, EnvState, Observation};
+use panscreen_policies::objectives::{Needs, OldPolicy};
 use serde::{Deserialize, Serialize};
 
 use super::learner::{Learner, Settings};
@@ -17,7 +20,8 @@ use super::validate::{OperatingPoint, Validation, look, validate};
 use crate::backend::{Inner, TrainBackend};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::run::{Best, Checkpoint, CheckpointStore, MetricsLog, Scalar, signals};
+use crate::run::verdict::{Expected, Verdict};
+use crate::run::{Best, Checkpoint, CheckpointStore, MetricsLog, Record, Scalar, metrics, signals};
 use crate::screen::Screener;
 use crate::setup;
 use crate::stages::{Artifacts, Run, Scope};
@@ -112,6 +116,7 @@ pub fn train<B: TrainBackend>(run: &mut Run<B>) -> Result<Artifacts> {
         steps(run, &settings, &env, &mut learner, &mut state, &checkpoints, &mut log, &validation, batches)
     });
     run.observer.finish();
+    judge_health(run, &settings, outcome.as_ref().err())?;
     outcome?;
     finish(run, learner, &checkpoints, &validation)
 }
@@ -134,6 +139,45 @@ pub fn finish<B: TrainBackend>(
         run.observer.finish();
     }
     Ok(Artifacts { checkpoint: best.dir().to_owned(), scope: Scope::Whole })
+}
+
+/// Say what the whole log says about the run's health, and keep it as `health.json`.
+fn judge_health<B: TrainBackend>(run: &Run<B>, settings: &Settings, error: Option<&Error>) -> Result<()> {
+    let mut verdict = Verdict::of(&metrics::read(&run.folder.metrics_path())?, expected(settings));
+    match error {
+        Some(Error::Stopped { .. }) => {}
+        Some(Error::Run(crate::run::Error::NonFinite(e))) => verdict = verdict.with_error(&e.to_string()),
+        Some(Error::Optimizer(e)) => verdict = verdict.with_error(&e.to_string()),
+        Some(_) => return Ok(()),
+        None => {}
+    }
+    run.observer.message(&format!("health: {verdict}"));
+    let text = serde_json::to_string_pretty(&verdict).map_err(|e| Error::Usage(e.to_string()))?;
+    Ok(write_atomic(&run.folder.root().join("health.json"), (text + "\n").as_bytes())?)
+}
+
+fn expected(settings: &Settings) -> Expected {
+    let info = settings.objective.info();
+    Expected { groups: matches!(info.needs, Needs::Groups | Needs::SampledMasks), ratio: info.old_policy != OldPolicy::Unused }
+}
+
+/// The last lines of the log, from which the bar's verdict is made.
+#[derive(Default)]
+struct Recent(VecDeque<Record>);
+
+impl Recent {
+    /// Steps that the verdict on the bar goes by, and how often it is made.
+    const STEPS: usize = 150;
+    const EVERY: usize = 25;
+
+    fn push(&mut self, step: u64, values: &[(&'static str, Scalar)]) {
+        self.0.truncate(Self::STEPS - 1);
+        self.0.push_front(Record { step, fields: values.iter().map(|(name, v)| ((*name).to_owned(), v.as_f64())).collect() });
+    }
+
+    fn verdict(&self, settings: &Settings) -> Verdict {
+        Verdict::of(&self.0.iter().rev().cloned().collect::<Vec<_>>(), expected(settings))
+    }
 }
 
 /// Prepare observations ahead on a thread; each is a pure function of its index, so nothing depends on how far ahead it is.
@@ -169,6 +213,7 @@ fn steps<B: TrainBackend>(
     batches: Receiver<panscreen_envs::Result<Observation>>,
 ) -> Result<()> {
     let train = &run.config.train;
+    let mut recent = Recent::default();
     let due = |step: u64, every: usize| every > 0 && step.is_multiple_of(every as u64);
     while learner.step < settings.steps && !state.finished {
         let started = Instant::now();
@@ -184,6 +229,10 @@ fn steps<B: TrainBackend>(
             ("time/waiting_for_data", (waited / seconds).into()),
         ]);
         run.observer.advance(1, &shown(&values));
+        recent.push(step, &values);
+        if due(step, Recent::EVERY) {
+            run.observer.health(&recent.verdict(settings).short());
+        }
 
         let last = step == settings.steps;
         let validate_now = last || due(step, train.validate_every);

@@ -1,0 +1,260 @@
+//! What a point's Glance is worth on the test scans: windows kept, lesions found, Dice and false alarms, at fixed thresholds and at matched recall.
+//!
+//! Thresholds for matched recall are chosen on the validation scans: the fewest windows that find the wanted share of what Focus finds everywhere.
+//! Every point is decoded alike. Focus runs once on each scan for all points that share it ([`super::cache`]).
+
+use std::path::Path;
+
+use panscreen_envs::dataset::{Case, Split};
+use panscreen_envs::metrics::{Matching, Pair, match_lesions};
+use panscreen_envs::screening::cached::CachedScan;
+use panscreen_envs::screening::decode::{CoverMass, DecoderKind, GreedyApart, Scored, Threshold, oracle};
+use panscreen_envs::volume::Geometry;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::cache::{FocusCache, Votes};
+use super::point::{PointResult, Share, figure};
+use crate::backend::{TrainBackend, Work};
+use crate::config::{Config, Decoder, ScreenConfig};
+use crate::error::{Error, Result};
+use crate::run::Observer;
+use crate::screen::{Budget, Choice, Glanced, Image, Model, Plan, lesions};
+use crate::setup;
+
+/// At which operating points each point is judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JudgeConfig {
+    /// Fixed thresholds of Glance, without decoding. Default `[0.9]`, the published one.
+    pub thresholds: Vec<f64>,
+    /// Recall relative to Focus everywhere, at least this on the validation scans. Default `[0.95, 0.99]`.
+    pub recalls: Vec<f64>,
+    /// How windows are chosen above a threshold: `threshold`, `greedy_apart`, `cover_mass`. Default `["threshold"]`.
+    pub decoders: Vec<Decoder>,
+}
+
+impl Default for JudgeConfig {
+    fn default() -> Self {
+        JudgeConfig { thresholds: vec![0.9], recalls: vec![0.95, 0.99], decoders: vec![Decoder::Threshold] }
+    }
+}
+
+fn name(decoder: Decoder) -> &'static str {
+    match decoder {
+        Decoder::Threshold => "threshold",
+        Decoder::GreedyApart => "greedy_apart",
+        Decoder::CoverMass => "cover_mass",
+    }
+}
+
+/// Windows above `threshold` that this decoder chooses.
+fn choose(decoder: Decoder, scored: Scored, threshold: f32) -> Vec<usize> {
+    let kind = match decoder {
+        Decoder::Threshold => DecoderKind::Threshold(Threshold { threshold, ..Default::default() }),
+        Decoder::GreedyApart => DecoderKind::GreedyApart(GreedyApart { threshold, ..Default::default() }),
+        Decoder::CoverMass => DecoderKind::CoverMass(CoverMass { least: threshold, ..Default::default() }),
+    };
+    kind.decoder().decode(scored)
+}
+
+/// The work of judging the run in `run`.
+pub struct Judging<'a> {
+    pub run: &'a Path,
+    pub judge: &'a JudgeConfig,
+    /// Where Focus's outcomes are kept.
+    pub cache: &'a Path,
+    pub observer: &'a dyn Observer,
+}
+
+/// A scan with what both networks think of its windows.
+struct Seen {
+    name: String,
+    plan: Plan,
+    glanced: Glanced,
+    votes: Votes,
+    /// Number of the lesion at each voxel, from 1.
+    numbers: Vec<u8>,
+    lesion: Vec<u8>,
+    spacing_mm: [f64; 3],
+}
+
+/// What a selection found in one scan.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    kept: usize,
+    lesions: usize,
+    hits: usize,
+    dice: Option<f64>,
+    false_positives: usize,
+}
+
+impl Work for Judging<'_> {
+    type Output = PointResult;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> Result<PointResult> {
+        let Judging { run, judge, cache, observer } = self;
+        let model = Model::<B>::open(run, &[], &device, observer)?;
+        let path = run.join("split.json");
+        let split: Split = super::point::read_json(&path)?.ok_or_else(|| Error::Usage(format!("{}: not there", path.display())))?;
+        let labelled: Vec<Case> = split.test.into_iter().filter(|c| c.label.is_some()).collect();
+        if labelled.is_empty() || split.validation.is_empty() {
+            return Err(Error::Usage(
+                "[judge] needs labelled test scans and validation scans; set `data.test_cases`, or take [judge] out".into(),
+            ));
+        }
+        let cache = FocusCache::open(cache, run, &model.config)?;
+        let look = |cases: Vec<Case>| look(&model, cases, &cache, observer);
+        let (validation, test) = (look(split.validation)?, look(labelled)?);
+        report(&validation, &test, judge, &model.config)
+    }
+}
+
+fn look<B: TrainBackend>(model: &Model<B>, cases: Vec<Case>, cache: &FocusCache, observer: &dyn Observer) -> Result<Vec<Seen>> {
+    observer.phase("look at the scans", Some(cases.len() as u64));
+    let store = setup::store(&model.config, cases, &crate::run::Silent)?;
+    let mut seen = Vec::with_capacity(store.cases().len());
+    for i in 0..store.cases().len() {
+        let case = store.load(i)?;
+        // Windows are chosen here, not by the run's own decoder.
+        let config = ScreenConfig { decode: Some(Decoder::Threshold), ..model.config.screen.clone() };
+        let plan = model.screener.plan(case.scan.shape, &config);
+        let image = Image { data: &case.scan.image, channels: case.scan.channels, shape: case.scan.shape };
+        let glanced = model.screener.glance(image, &plan);
+        let votes = cache.votes(&store.cases()[i], &plan, || model.screener.focus(image, &plan.starts))?;
+        let lesion = case.scan.lesion.iter().map(|&n| (n > 0) as u8).collect();
+        let numbers = case.scan.lesion.clone();
+        seen.push(Seen { name: case.scan.name.clone(), plan, glanced, votes, numbers, lesion, spacing_mm: case.spacing_mm });
+        observer.advance(1, &[]);
+    }
+    observer.finish();
+    Ok(seen)
+}
+
+impl Seen {
+    /// Screen with the windows `chosen` only.
+    fn with(&self, chosen: &[usize], config: &Config) -> Result<Found> {
+        let mut windows = vec![0.0; self.plan.starts.len()];
+        chosen.iter().for_each(|&w| windows[w] = 1.0);
+        self.screened(&Glanced { windows, heat: None }, Choice::Above(0.5), config)
+    }
+
+    fn everywhere(&self, config: &Config) -> Result<Found> {
+        self.screened(&self.glanced, Choice::All, config)
+    }
+
+    fn screened(&self, glanced: &Glanced, choice: Choice, config: &Config) -> Result<Found> {
+        let stored = |windows: &[usize]| -> Result<Vec<Vec<f32>>> { Ok(windows.iter().map(|&w| self.votes.window(w)).collect()) };
+        let looked = self.plan.run(glanced, choice, &Budget::default(), stored)?;
+        let geometry = Geometry::ras(self.plan.shape, self.spacing_mm, [0.0; 3]);
+        let (mask, _) = lesions(&looked.probability, &geometry, config.screen.mask_threshold as f32, config.screen.min_component_ml);
+        let pair = Pair::new(&self.name, &self.lesion, &mask, self.plan.shape, self.spacing_mm)?;
+        let matched = match_lesions(&pair, Matching::default());
+        Ok(Found {
+            kept: looked.windows_kept(),
+            lesions: matched.lesions.len(),
+            hits: matched.hits(),
+            dice: (!matched.lesions.is_empty()).then(|| pair.overlap().dice().value().unwrap_or(0.0)),
+            false_positives: matched.false_positives().count(),
+        })
+    }
+
+    fn choose(&self, decoder: Decoder, threshold: f32) -> Vec<usize> {
+        let from = self.plan.candidates();
+        let (starts, probabilities) = (&self.plan.starts[from..], &self.glanced.windows[from..]);
+        choose(decoder, Scored { window: self.plan.window, starts, probabilities }, threshold).into_iter().map(|w| w + from).collect()
+    }
+
+    /// The fewest windows that hit every lesion that Focus hits in any window.
+    fn oracle(&self) -> Vec<usize> {
+        let from = self.plan.candidates();
+        let masks: Vec<Vec<u8>> = (from..self.plan.starts.len()).map(|w| self.votes.mask(w)).collect();
+        let voxel_ml = self.spacing_mm.iter().product::<f64>() / 1000.0;
+        let scan = CachedScan::of_masks(&self.numbers, self.plan.shape, voxel_ml, self.plan.window, &self.plan.starts[from..], &masks);
+        oracle(&scan).windows.into_iter().map(|w| w + from).collect()
+    }
+}
+
+/// Figures at every operating point, by case and over the test scans.
+fn report(validation: &[Seen], test: &[Seen], judge: &JudgeConfig, config: &Config) -> Result<PointResult> {
+    let everywhere = all(test, |s| s.everywhere(config))?;
+    let everywhere_validation = all(validation, |s| s.everywhere(config))?;
+    let mut points: Vec<(String, Decoder, f32)> =
+        judge.thresholds.iter().map(|&t| (format!("at_{t}"), Decoder::Threshold, t as f32)).collect();
+    let mut result = PointResult::default();
+    for &decoding in &judge.decoders {
+        let thresholds = thresholds_for(validation, &everywhere_validation, decoding, &judge.recalls, config)?;
+        for (recall, threshold) in judge.recalls.iter().zip(thresholds) {
+            let name = format!("{}_{}", name(decoding), (recall * 1000.0).round() / 10.0);
+            result.metrics.insert(format!("{name}/threshold"), threshold.into());
+            points.push((name, decoding, threshold));
+        }
+    }
+    let oracle = all(test, |s| s.with(&s.oracle(), config))?;
+    for (name, decoding, threshold) in &points {
+        let found = all(test, |s| s.with(&s.choose(*decoding, *threshold), config))?;
+        for (into, found) in [(None, &found), (Some("Focus everywhere"), &everywhere), (Some("oracle"), &oracle)] {
+            let cases = match into {
+                None => &mut result.cases,
+                Some(reference) => result.references.entry(reference.to_owned()).or_default(),
+            };
+            for ((seen, found), dense) in test.iter().zip(found).zip(&everywhere) {
+                cases.entry(seen.name.clone()).or_default().extend(shares(name, seen, found, dense));
+            }
+        }
+    }
+    let names: Vec<String> = result.cases.values().next().into_iter().flat_map(|c| c.keys().cloned()).collect();
+    for name in names {
+        result.metrics.extend(figure(result.cases.values(), &name).map(|value| (name, value)));
+    }
+    result.metrics.insert("test_scans".into(), test.len() as f64);
+    result.metrics.insert("test_lesions".into(), everywhere.iter().map(|f| f.lesions as f64).sum());
+    Ok(result)
+}
+
+fn shares(point: &str, seen: &Seen, found: &Found, dense: &Found) -> Vec<(String, Share)> {
+    let healthy = f64::from(found.lesions == 0);
+    vec![
+        (format!("{point}/windows_kept"), [found.kept as f64, seen.plan.grid as f64]),
+        (format!("{point}/relative_recall"), [found.hits as f64, dense.hits as f64]),
+        (format!("{point}/lesion_recall"), [found.hits as f64, found.lesions as f64]),
+        (format!("{point}/lesion_dice"), [found.dice.unwrap_or(0.0), f64::from(found.dice.is_some())]),
+        (format!("{point}/false_positives_per_healthy_scan"), [found.false_positives as f64 * healthy, healthy]),
+    ]
+}
+
+fn all(seen: &[Seen], of: impl Fn(&Seen) -> Result<Found> + Sync + Send) -> Result<Vec<Found>> {
+    seen.par_iter().map(of).collect()
+}
+
+/// For each of `recalls` the highest threshold whose recall, relative to Focus everywhere, is at least that on the validation scans; 0 where
+/// none is.
+fn thresholds_for(seen: &[Seen], everywhere: &[Found], decoding: Decoder, recalls: &[f64], config: &Config) -> Result<Vec<f32>> {
+    let dense: usize = everywhere.iter().map(|f| f.hits).sum();
+    let wanted: Vec<usize> = recalls.iter().map(|r| (r * dense as f64 - 1e-9).ceil().max(0.0) as usize).collect();
+    let mut found: Vec<Option<f32>> = vec![None; recalls.len()];
+    for threshold in candidates(seen) {
+        let hits: usize = all(seen, |s| s.with(&s.choose(decoding, threshold), config))?.iter().map(|f| f.hits).sum();
+        for (found, wanted) in found.iter_mut().zip(&wanted) {
+            if found.is_none() && hits >= *wanted {
+                *found = Some(threshold);
+            }
+        }
+        if found.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    Ok(found.into_iter().map(|t| t.unwrap_or(0.0)).collect())
+}
+
+/// Thresholds just below the windows at even steps of the ranking: finer than half a per cent at the top, two per cent further down.
+fn candidates(seen: &[Seen]) -> Vec<f32> {
+    let mut ranked: Vec<f32> = seen.iter().flat_map(|s| s.glanced.windows[s.plan.candidates()..].iter().copied()).collect();
+    ranked.sort_by(|a, b| b.total_cmp(a));
+    let steps =
+        (1..=30).map(|i| f64::from(i) * 0.004).chain((7..=20).map(|i| f64::from(i) * 0.02)).chain((5..10).map(|i| f64::from(i) * 0.1));
+    let at = |share: f64| ranked.get(((ranked.len() as f64 * share) as usize).saturating_sub(1)).map(|p| p.next_down().max(0.0));
+    let mut thresholds: Vec<f32> = steps.filter_map(at).collect();
+    thresholds.dedup();
+    thresholds
+}

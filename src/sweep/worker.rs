@@ -1,0 +1,212 @@
+//! What a worker does: take a point, do it, leave its final state. One process a point.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::point::{Attempt, Final, Point, PointFolder, PointResult, State, read_json};
+use super::{MAX_REASON, judge};
+use crate::backend::on_device;
+use crate::config::{self, Config};
+use crate::error::{Error, Result};
+use crate::run::folder::lock;
+use crate::run::{Observer, metrics, signals, usage};
+use crate::train::train;
+
+/// How a worker left its point.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Left {
+    Ended(Final),
+    /// At the rung that it was sent to.
+    Halted,
+    /// Asked to stop; the point is given back.
+    Stopped,
+}
+
+/// Work on the point in `folder`. With `until`, halt after so many training steps, where the figure `metric` is noted.
+///
+/// The lease is a lock that goes with this process, however that ends. An error means that nothing was done: somebody else has the lease, or
+/// the folder is no point.
+pub fn work(folder: &PointFolder, until: Option<u64>, metric: &str, observer: &Arc<dyn Observer>) -> Result<Left> {
+    let action = "give a folder that `panscreen sweep` made";
+    let nothing = || panscreen_envs::Error::file(&folder.0, "no point.json", "a point of a sweep", action);
+    let point = folder.point()?.ok_or_else(nothing)?;
+    let _lease = lock(&folder.0)?;
+    if let Some(state) = folder.state()? {
+        return Ok(Left::Ended(state));
+    }
+    let before = folder.attempt()?;
+    let mut attempt = Attempt {
+        starts: before.starts + 1,
+        process: std::process::id(),
+        started: usage::utc_now(),
+        stopped: false,
+        deaths: before.deaths,
+    };
+    folder.write("attempt.json", &attempt)?;
+    match carry_out(folder, &point, until, metric, observer) {
+        Ok(Some(result)) => {
+            folder.write("result.json", &result)?;
+            folder.finish(Final::now(State::Done, None)).map(Left::Ended)
+        }
+        Ok(None) => Ok(Left::Halted),
+        Err(Error::Stopped { .. }) => {
+            attempt.stopped = true;
+            folder.write("attempt.json", &attempt)?;
+            Ok(Left::Stopped)
+        }
+        Err(e) => folder.finish(Final::now(State::Failed, Some(e.to_string().chars().take(MAX_REASON).collect()))).map(Left::Ended),
+    }
+}
+
+/// The result, or `None` where the point halted at `until`.
+fn carry_out(
+    folder: &PointFolder,
+    point: &Point,
+    until: Option<u64>,
+    metric: &str,
+    observer: &Arc<dyn Observer>,
+) -> Result<Option<PointResult>> {
+    if !point.command.is_empty() {
+        return run_command(folder, point).map(Some);
+    }
+    let config = config::load(&folder.0.join("config.toml"), &[])?;
+    let run = folder.run();
+    let trained = match until.filter(|step| *step < config.train.steps as u64) {
+        None => train(&config, &run, observer.clone()).map(|_| ()),
+        Some(step) => {
+            let at = |run: &Path| -> Result<Option<f64>> { value_at(run, step, metric) };
+            if at(&run)?.is_none() {
+                let halting = Arc::new(Halting { inner: observer.clone(), until: step, done: AtomicU64::new(0) });
+                match train(&config, &run, halting) {
+                    Err(Error::Stopped { step: reached }) if reached < step => return Err(Error::Stopped { step: reached }),
+                    Err(Error::Stopped { .. }) | Ok(_) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            let value = at(&run)?.ok_or_else(|| {
+                Error::Usage(format!("step {step} has no `{metric}`; make `min_resource` a multiple of `train.validate_every`"))
+            })?;
+            folder.write(&format!("rung-{step}.json"), &value)?;
+            return Ok(None);
+        }
+    };
+    trained?;
+    result_of(folder, point, &config, observer).map(Some)
+}
+
+/// The validation figures of the best checkpoint, and those of the test scans where they are asked for.
+fn result_of(folder: &PointFolder, point: &Point, config: &Config, observer: &Arc<dyn Observer>) -> Result<PointResult> {
+    let run = folder.run();
+    let best = crate::run::CheckpointStore::read_only(&run.join("checkpoints")).best()?.map(|(best, _)| best.step);
+    let records = metrics::read(&run.join("metrics.jsonl"))?;
+    let mut result = PointResult::default();
+    if let Some(record) = records.iter().find(|r| Some(r.step) == best) {
+        let clock = metrics::CLOCK_PREFIX;
+        result.metrics.extend(record.fields.iter().filter(|(name, _)| !name.starts_with(clock)).cloned());
+    }
+    if let (Some(judge), false) = (&point.judge, point.shared) {
+        let cache = folder.0.parent().and_then(Path::parent).unwrap_or(Path::new(".")).join("cache");
+        let judged = on_device(config.device, judge::Judging { run: &run, judge, cache: &cache, observer: &**observer })?;
+        result.metrics.extend(judged.metrics);
+        result.cases = judged.cases;
+        result.references = judged.references;
+    }
+    Ok(result)
+}
+
+/// The figure that the run logged at `step`.
+fn value_at(run: &Path, step: u64, metric: &str) -> Result<Option<f64>> {
+    let records = metrics::read(&run.join("metrics.jsonl"))?;
+    let record = records.iter().find(|r| r.step == step);
+    Ok(record.and_then(|r| r.fields.iter().find(|(name, _)| name == metric)).map(|(_, value)| *value))
+}
+
+/// Passes everything on, and asks the training to stop after `until` steps.
+struct Halting {
+    inner: Arc<dyn Observer>,
+    until: u64,
+    done: AtomicU64,
+}
+
+impl Observer for Halting {
+    fn phase(&self, name: &str, total: Option<u64>) {
+        self.done.store(if name == "train" { 0 } else { u64::MAX / 2 }, Ordering::Relaxed);
+        self.inner.phase(name, total);
+    }
+
+    fn advance(&self, n: u64, fields: &[(&str, f64)]) {
+        let done = self.done.fetch_add(n, Ordering::Relaxed) + n;
+        if (self.until..u64::MAX / 2).contains(&done) {
+            signals::request_stop();
+        }
+        self.inner.advance(n, fields);
+    }
+
+    fn health(&self, short: &str) {
+        self.inner.health(short);
+    }
+
+    fn message(&self, text: &str) {
+        self.inner.message(text);
+    }
+
+    fn warn(&self, text: &str) {
+        self.inner.warn(text);
+    }
+
+    fn finish(&self) {
+        self.inner.finish();
+    }
+}
+
+/// Let the program die with its worker: the point is given back then, and must not be worked on twice.
+fn end_with_parent(command: &mut Command) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: between fork and exec the closure makes one system call, and allocates nothing.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(command, || Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = command;
+}
+
+/// Run the point's own program to its end.
+fn run_command(folder: &PointFolder, point: &Point) -> Result<PointResult> {
+    let fill = |word: &String| {
+        let text = |path: &Path| path.display().to_string();
+        word.replace("{config}", &text(&folder.0.join("config.toml")))
+            .replace("{out}", &text(&folder.0))
+            .replace("{seed}", &point.seed.to_string())
+    };
+    let words: Vec<String> = point.command.iter().map(fill).collect();
+    let (program, args) = words.split_first().ok_or_else(|| Error::Usage("`command` is empty".into()))?;
+    let mut command = Command::new(program);
+    command.args(args);
+    end_with_parent(&mut command);
+    let mut child = command.spawn().map_err(|e| Error::Usage(format!("`{program}` can't be started: {e}")))?;
+    let mut asked = false;
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(|e| Error::Usage(format!("`{program}`: {e}")))? {
+            break status;
+        }
+        if signals::stop_requested() && !asked {
+            asked = true;
+            let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    if asked {
+        return Err(Error::Stopped { step: 0 });
+    }
+    if !status.success() {
+        let said = folder.last_words().map_or(String::new(), |words| format!(": {words}"));
+        return Err(Error::Usage(format!("`{program}` ended with {status}{said}")));
+    }
+    let result: Option<PointResult> = read_json(&folder.0.join("result.json"))?;
+    result.ok_or_else(|| Error::Usage(format!("`{program}` left no result.json; it writes {{\"metrics\": {{NAME: NUMBER}}}} into {{out}}")))
+}
