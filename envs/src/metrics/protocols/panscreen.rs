@@ -95,7 +95,7 @@ fn a_missed_scan_loses_and_a_clear_one_is_not_asked() {
         values.iter().zip(PROTOCOL.metrics).map(|(v, m)| (m.name, v.clone())).collect::<std::collections::BTreeMap<_, _>>()
     };
     let missed = of("##..", "...#");
-    for (name, want) in [("dice", 0.0), ("nsd_2mm", 1.0), ("lesion_recall", 0.0), ("lesion_f1", 0.0), ("false_positives", 1.0)] {
+    for (name, want) in [("dice", 0.0), ("iou", 0.0), ("lesion_recall", 0.0), ("lesion_f1", 0.0), ("false_positives", 1.0)] {
         assert_eq!(missed[name].value(), Some(want), "{name}");
     }
     let nothing = of("##..", "....");
@@ -103,5 +103,5 @@ fn a_missed_scan_loses_and_a_clear_one_is_not_asked() {
     let clear = of("....", "....");
     assert!(matches!(clear["dice"], Outcome::NotApplicable(_)));
     assert_eq!((clear["healthy_false_positive_ml"].value(), clear["flare_dsc"].value()), (Some(0.0), Some(1.0)));
-    assert_eq!(of("....", "##..")["healthy_false_positive_ml"].value(), Some(0.002));
+    assert_eq!(of("....", "##..")["healthy_false_positive_ml"].value(), Some(2.0));
 }
