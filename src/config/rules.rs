@@ -58,6 +58,7 @@ pub(super) fn check(loaded: &Loaded) -> Result<(), ConfigError> {
             ));
         }
     }
+    frozen(loaded)?;
     group(loaded)?;
     constrained(loaded)?;
     part(loaded, "glance", glance.network.check(backbone.shared))?;
@@ -81,6 +82,16 @@ fn name(loaded: &Loaded) -> Result<(), ConfigError> {
     }
     let message = format!("`name` is {name:?}, expected letters, digits and . _ - + = (no leading dot)");
     Err(loaded.error("name", message, "not the name of a folder", "choose a name such as `name = \"abdomen-1\"`"))
+}
+
+/// A Focus that learns nothing must have learnt before.
+fn frozen(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Config { train, init_from, init_focus_from, .. } = &loaded.config;
+    if !train.freeze_focus || init_from.is_some() || init_focus_from.is_some() {
+        return Ok(());
+    }
+    let message = "`train.freeze_focus` is true, but no trained Focus is named: random weights would stay random";
+    Err(loaded.error("train.freeze_focus", message, "freezes random weights", "set `init_focus_from=RUN`"))
 }
 
 /// A group has two rewards or more, and groups share out what the environment puts together.

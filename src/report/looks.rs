@@ -25,7 +25,7 @@ const PANEL: u32 = 300;
 const GAP: u32 = 8;
 const FOOTER: u32 = 20;
 /// Looks that are shown one by one.
-const MOST: usize = 48;
+const MOST: usize = 32;
 
 const BACKDROP: Rgb<u8> = Rgb([0x0b, 0x0e, 0x14]);
 const INK: Rgb<u8> = Rgb([0xe2, 0xe8, 0xf0]);

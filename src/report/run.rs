@@ -19,6 +19,7 @@ use crate::run::{Observer, Record, Silent, Verdict};
 use crate::screen::{Image, Model, Screener};
 use crate::setup;
 use crate::stages::gf_screen::learner::Settings;
+use crate::stages::gf_screen::train::expected;
 
 /// Steps whose groups are shown.
 const SHEETS: u64 = 3;
@@ -40,7 +41,9 @@ impl Work for Reporting<'_> {
         let model = Model::<B>::open(run, &[], &device, observer)?;
         let config = &model.config;
         let records = metrics::read(&run.join("metrics.jsonl"))?;
-        let health: Option<Verdict> = std::fs::read(run.join("health.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        // What the run itself said knows how it ended.
+        let said: Option<Verdict> = std::fs::read(run.join("health.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let health = said.unwrap_or_else(|| Verdict::of(&records, expected(&Settings::new(config))));
         let path = run.join("split.json");
         let text = std::fs::read_to_string(&path).map_err(|e| panscreen_envs::Error::io(&path, e))?;
         let split: Split = serde_json::from_str(&text).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
@@ -79,7 +82,7 @@ impl Work for Reporting<'_> {
             ));
         }
         observer.finish();
-        Ok(page(config, &records, health.as_ref(), &sheets, &gifs))
+        Ok(page(config, &records, &health, &sheets, &gifs))
     }
 }
 
@@ -133,21 +136,13 @@ fn tiles<B: crate::backend::InferBackend>(screener: &Screener<B>, config: &Confi
         .collect()
 }
 
-fn page(config: &Config, records: &[Record], health: Option<&Verdict>, sheets: &[Vec<u8>], gifs: &[(String, Vec<u8>)]) -> String {
+fn page(config: &Config, records: &[Record], health: &Verdict, sheets: &[Vec<u8>], gifs: &[(String, Vec<u8>)]) -> String {
     let steps = records.last().map_or(0, |r| r.step);
     let mut page =
         Page::new(&format!("panscreen run {}", config.name), &format!("objective {}, {steps} steps", config.objective.kind.info().name));
-    page.section("Health");
-    match health {
-        None => {
-            page.prose("The run has left no verdict; it ends with one.");
-        }
-        Some(verdict) => {
-            let (value, tone) = if verdict.healthy { ("healthy".to_owned(), Tone::Good) } else { (verdict.short(), Tone::Bad) };
-            page.cards(&[Card { label: "verdict", value, note: verdict.summary.clone(), tone }]);
-            page.prose(&verdict.to_string().replace('\n', "\n\n"));
-        }
-    }
+    let (value, tone) = if health.healthy { ("healthy".to_owned(), Tone::Good) } else { (health.short(), Tone::Bad) };
+    let cards = [Card { label: "verdict", value, note: health.summary.clone(), tone }];
+    page.section("Health").cards(&cards).prose(&health.to_string().replace('\n', "\n\n"));
     let line = |title: &str, label: &str, names: &[(&str, &str)]| {
         let chart = Chart::new(title, Axis::new("step"), Axis::new(label));
         names.iter().fold(chart, |c, (name, shown)| c.line(shown, series(records, name))).smoothed(0.9).svg()

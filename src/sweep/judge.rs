@@ -233,8 +233,18 @@ fn thresholds_for(seen: &[Seen], everywhere: &[Found], decoding: Decoder, recall
     let dense: usize = everywhere.iter().map(|f| f.hits).sum();
     let wanted: Vec<usize> = recalls.iter().map(|r| (r * dense as f64 - 1e-9).ceil().max(0.0) as usize).collect();
     let mut found: Vec<Option<f32>> = vec![None; recalls.len()];
+    // Windows chosen in each scan, and what they hit: most scans choose the same at the next threshold.
+    let mut last: Vec<(Vec<usize>, usize)> = vec![(vec![], 0); seen.len()];
     for threshold in candidates(seen) {
-        let hits: usize = all(seen, |s| s.with(&s.choose(decoding, threshold), config))?.iter().map(|f| f.hits).sum();
+        last.par_iter_mut().zip(seen).try_for_each(|((chosen, hits), s)| -> Result<()> {
+            let now = s.choose(decoding, threshold);
+            if now != *chosen {
+                *hits = s.with(&now, config)?.hits;
+                *chosen = now;
+            }
+            Ok(())
+        })?;
+        let hits: usize = last.iter().map(|(_, hits)| hits).sum();
         for (found, wanted) in found.iter_mut().zip(&wanted) {
             if found.is_none() && hits >= *wanted {
                 *found = Some(threshold);

@@ -137,6 +137,40 @@ fn a_sweep_stops_where_it_must_and_goes_on() {
     assert!(summary["failures"][0]["reason"].as_str().unwrap().contains("died 3 times"), "{summary}");
 }
 
+/// The estimator's trials follow from the results alone: a sweep that was killed has the trials of one that was not.
+#[cfg(target_os = "linux")]
+#[test]
+fn tpe_draws_the_same_trials_when_it_was_killed() {
+    let world = World::empty();
+    std::fs::write(world.path("base.toml"), "").unwrap();
+    let point = "alpha=$(sed -n 's/^alpha = //p' $1/config.toml | head -1); sleep 0.03\necho \"{\\\"metrics\\\": {\\\"worth\\\": $alpha}}\" > $1/result.json\n";
+    std::fs::write(world.path("point.sh"), point).unwrap();
+    let text = "config = \"base.toml\"\nsampler = \"tpe\"\nn_trials = 16\nmetric = \"worth\"\ncommand = [\"sh\", \"point.sh\", \"{out}\"]\n\
+                [params]\nloss.alpha = { low = 0.0, high = 1.0 }\nenv.reward = [\"dice\", \"any_overlap\"]\n";
+    std::fs::write(world.path("t.toml"), text).unwrap();
+    let run = |out: &str| world.json(0, &["sweep", "t.toml", "--jobs", "2", "--out", out, "--quiet"]);
+    let whole = run("whole");
+    for of in [3, 9] {
+        let mut child = start(&world, &["sweep", "t.toml", "--jobs", "2", "--out", "killed", "--quiet"]);
+        let began = Instant::now();
+        while states(&world, "killed").values().count() < 1 || std::fs::read_dir(world.path("killed/points")).unwrap().count() < of {
+            assert!(began.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none(), "nothing moves");
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let killed = run("killed");
+    assert_eq!(world.read("whole/trials.jsonl"), world.read("killed/trials.jsonl"));
+    assert_eq!((&whole["best"], whole["done"].as_u64()), (&killed["best"], Some(16)));
+    let best = whole["best"]["value"].as_f64().unwrap();
+    assert!(best > 0.8, "{whole}");
+    // With other ranges it would be another sweep.
+    std::fs::write(world.path("t.toml"), text.replace("high = 1.0", "high = 2.0")).unwrap();
+    let ran = world.run(&["sweep", "t.toml", "--out", "killed", "--quiet"]);
+    assert!(ran.code == 2 && ran.err.contains("began with another sampler or other params"), "{}", ran.err);
+}
+
 #[test]
 fn methods_share_a_focus_and_are_compared() {
     let world = World::new();

@@ -156,7 +156,8 @@ fn judge_health<B: TrainBackend>(run: &Run<B>, settings: &Settings, error: Optio
     Ok(write_atomic(&run.folder.root().join("health.json"), (text + "\n").as_bytes())?)
 }
 
-fn expected(settings: &Settings) -> Expected {
+/// What the objective of `settings` promises, for the verdict.
+pub fn expected(settings: &Settings) -> Expected {
     let info = settings.objective.info();
     Expected { groups: matches!(info.needs, Needs::Groups | Needs::SampledMasks), ratio: info.old_policy != OldPolicy::Unused }
 }
