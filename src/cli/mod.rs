@@ -2,6 +2,7 @@
 //!
 //! Results go to standard output (with `--json` as one JSON document), talk to standard error. What a verb returns is in [`error`].
 
+mod bench;
 pub mod config;
 mod data;
 mod demo;
@@ -60,6 +61,7 @@ enum Verb {
     Env(env::EnvArgs),
     Config(config::ConfigArgs),
     Model(model::ModelArgs),
+    Bench(bench::BenchArgs),
     Stages(stages::StagesArgs),
 }
 
@@ -119,6 +121,7 @@ fn run(line: impl IntoIterator<Item = OsString>) -> u8 {
         Verb::Env(args) => env::run(args, &context),
         Verb::Config(args) => config::run(args, json, &mut std::io::stdout()).map(|()| Ended::Done),
         Verb::Model(args) => model::run(args, &context),
+        Verb::Bench(args) => bench::run(args, &context),
         Verb::Stages(args) => stages::run(args, &context),
     };
     match ended {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::support::World;
 
-const VERBS: [&str; 22] = [
+const VERBS: [&str; 23] = [
     "",
     "demo",
     "train",
@@ -28,6 +28,7 @@ const VERBS: [&str; 22] = [
     "model info",
     "model import",
     "model export",
+    "bench",
     "stages",
 ];
 
