@@ -1,10 +1,10 @@
-"""Our CPU kernels beside PyTorch's, alternating in one run.
+"""`panscreen bench` beside PyTorch, alternating in one run.
 
-python scripts/bench_pytorch.py [--threads N] [--seconds S] [--rounds R] [--only TEXT] [--json FILE]
+python scripts/bench_pytorch.py [conv|nets] [--threads N] [--seconds S] [--rounds R] [--only TEXT] [--json FILE]
 
-Builds and runs `policies/examples/bench_kernels.rs`. Each row is measured R times on either side, ours first, then PyTorch's, for S seconds each,
-in samples of at least 50 ms. With one thread a sample is CPU seconds, with more it is elapsed time. The table has medians over all samples;
-"times" is PyTorch's time over ours: above 1, ours is faster.
+Each row is measured R times on either side, ours first, then PyTorch's, each in a process of its own, for S seconds each after a run that isn't
+counted. With one thread a sample is CPU seconds, with more it is elapsed time. The table has medians over all samples; "times" is
+PyTorch's time over ours: above 1, ours is faster. `nets` needs MONAI besides PyTorch.
 """
 
 import argparse
@@ -12,10 +12,13 @@ import json
 import math
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
 import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # The rows of the first published comparison: the goals are stated for these.
 GOALS = (
@@ -39,7 +42,9 @@ def operation(name):
         rows, inputs, outputs = (int(n) for n in match.groups())
         return lambda x, w: F.linear(x, w), [rows, inputs], [outputs, inputs], True
     if kind.startswith("up2"):
-        return lambda x, w: F.conv_transpose3d(x, w, stride=2), [1, 64, 24, 24, 16], [64, 32, 2, 2, 2], True
+        inputs, outputs = (64, 32) if "->32" in kind else (48, 48)
+        size = [24, 24, 16] if inputs == 64 else [48, 48, 32]
+        return lambda x, w: F.conv_transpose3d(x, w, stride=2), [1, inputs, *size], [inputs, outputs, 2, 2, 2], True
     if kind.startswith("instance_norm"):
         return lambda x, g: F.leaky_relu_(F.instance_norm(x, weight=g), 0.01), [2, 32, 48, 48, 32], [32], True
     if kind.startswith("max_pool"):
@@ -61,8 +66,38 @@ def operation(name):
     return None
 
 
-def pytorch(name, threads, seconds):
-    """Samples of one row, in seconds."""
+def sampled(run, clock, seconds):
+    """Seconds of a run, in samples of at least 50 ms, after one that isn't counted."""
+    run()
+    samples, began = [], time.perf_counter()
+    while not samples or time.perf_counter() - began < seconds:
+        start, start_time, runs = clock(), time.perf_counter(), 0
+        while runs == 0 or time.perf_counter() - start_time < 0.05:
+            run()
+            runs += 1
+        samples.append((clock() - start) / runs)
+    return samples
+
+
+def pytorch(what, name, threads, seconds):
+    """PyTorch's side of one row, in this process: samples and peak memory in MiB, or nothing where the row isn't written."""
+    import torch
+
+    torch.set_num_threads(threads)
+    if what == "nets":
+        import bench_nets
+
+        run = bench_nets.work(name)
+    else:
+        run = layer(name)
+    if run is None:
+        return None
+    samples = sampled(run, time.process_time if threads == 1 else time.perf_counter, seconds)
+    return {"samples": samples, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def layer(name):
+    """What to run for a row of `panscreen bench conv`."""
     import torch
 
     found = operation(name)
@@ -84,25 +119,27 @@ def pytorch(name, threads, seconds):
             with torch.no_grad():
                 op(x, parameters)
 
-    clock = time.process_time if threads == 1 else time.perf_counter
-    run()
-    samples, began = [], time.perf_counter()
-    while len(samples) < 3 or time.perf_counter() - began < seconds:
-        start, start_time, runs = clock(), time.perf_counter(), 0
-        while runs == 0 or time.perf_counter() - start_time < 0.05:
-            run()
-            runs += 1
-        samples.append((clock() - start) / runs)
-    return samples
+    return run
+
+
+def processor():
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "unknown processor"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="?", choices=("conv", "nets"), default="conv")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--binary", default=os.path.join(ROOT, "target", "release", "panscreen"), help="default: target/release/panscreen")
     parser.add_argument("--json", help="also write the rows to this file")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(args.threads)
@@ -110,33 +147,42 @@ def main():
         import torch
     except ImportError:
         sys.exit("PyTorch is not installed: pip install -r scripts/requirements.txt")
-    torch.set_num_threads(args.threads)
+    if args.one:
+        print(json.dumps(pytorch(args.what, args.one, args.threads, args.seconds)))
+        return
+    if not os.path.exists(args.binary):
+        sys.exit(f"{args.binary} is not there: cargo build --release")
+    ours_command = [args.binary, "bench", args.what, "--json", "--quiet", "--threads", str(args.threads)]
+    theirs_command = [sys.executable, os.path.abspath(__file__), args.what, "--threads", str(args.threads), "--seconds", str(args.seconds)]
 
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    cargo = ["cargo", "build", "--release", "-p", "panscreen-policies", "--example", "bench_kernels", "--message-format", "json"]
-    built = subprocess.run(cargo, cwd=root, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
-    binary = next(m["executable"] for m in map(json.loads, built) if m.get("executable"))
-    names = subprocess.run([binary, "--list", args.only], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    def answer(command):
+        return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
-    print(f"PyTorch {torch.__version__}, {args.threads} thread(s), {'CPU' if args.threads == 1 else 'elapsed'} milliseconds, medians\n")
-    print("| row | ours ms | PyTorch ms | times | ours GFLOP/s | PyTorch GFLOP/s |\n|---|---|---|---|---|---|")
+    names = [row["name"] for row in answer([*ours_command, "--list", args.only])]
+    clock = "CPU" if args.threads == 1 else "elapsed"
+    print(f"{processor()}; PyTorch {torch.__version__}; {args.threads} thread(s), {clock} milliseconds, medians\n")
+    print("| row | ours ms | PyTorch ms | times | ours GFLOP/s | PyTorch GFLOP/s | ours MiB | PyTorch MiB |")
+    print("|---|---|---|---|---|---|---|---|")
     rows = []
     for name in names:
-        ours, theirs, rate = [], [], None
+        ours, theirs, rate, peaks = [], [], None, [0, 0]
         for _ in range(args.rounds):
-            command = [binary, "--json", "--threads", str(args.threads), "--seconds", str(args.seconds), name]
-            row = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+            # A name may be the beginning of another.
+            found = answer([*ours_command, "--seconds", str(args.seconds), name])
+            row = next(row for row in found if row["name"] == name)
             ours += row["samples"]
             rate = row["gflops"] and row["gflops"] * row["seconds_median"]
-            theirs += pytorch(name, args.threads, args.seconds) or []
+            other = answer([*theirs_command, "--one", name]) or {"samples": [], "peak_mib": 0}
+            theirs += other["samples"]
+            peaks = [max(peaks[0], row["peak_mib"] or 0), max(peaks[1], other["peak_mib"])]
         if not theirs:
-            print(f"| {name} | {statistics.median(ours) * 1e3:.2f} | not written | | | |")
+            print(f"| {name} | {statistics.median(ours) * 1e3:.2f} | not written | | | | | |")
             continue
         a, b = statistics.median(ours), statistics.median(theirs)
         rows.append({"name": name, "threads": args.threads, "seconds_median": a, "pytorch_seconds_median": b, "times": b / a,
-                     "gflops": rate and rate / a, "pytorch_gflops": rate and rate / b, "goal": any(goal in name for goal in GOALS)})
+                     "gflops": rate and rate / a, "pytorch_gflops": rate and rate / b, "peak_mib": peaks[0], "pytorch_peak_mib": peaks[1], "goal": args.what == "nets" or any(goal in name for goal in GOALS)})
         rates = f"{rate / a:.1f} | {rate / b:.1f}" if rate else "|"
-        print(f"| {name}{' *' if rows[-1]['goal'] else ''} | {a * 1e3:.2f} | {b * 1e3:.2f} | {b / a:.2f} | {rates} |", flush=True)
+        print(f"| {name}{' *' if rows[-1]['goal'] else ''} | {a * 1e3:.2f} | {b * 1e3:.2f} | {b / a:.2f} | {rates} | {peaks[0]:.0f} | {peaks[1]:.0f} |", flush=True)
     for title, chosen in (("rows with a goal (*)", [r for r in rows if r["goal"]]), ("all rows", rows)):
         if chosen:
             mean = math.exp(statistics.fmean(math.log(r["times"]) for r in chosen))

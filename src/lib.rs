@@ -1,6 +1,7 @@
 //! `panscreen`: learn to glance over a CT scan, then focus.
 
 pub mod backend;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod demo;

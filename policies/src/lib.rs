@@ -2,6 +2,7 @@
 //!
 //! Opens no file but weights.
 
+pub mod bench;
 pub mod focus;
 pub mod glance;
 pub mod kernels;

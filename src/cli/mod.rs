@@ -3,7 +3,6 @@
 //! Results go to standard output (with `--json` as one JSON document), talk to standard error. What a verb returns is in [`error`].
 
 mod bench;
-mod bench_metrics;
 pub mod config;
 mod data;
 mod demo;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::support::World;
 
-const VERBS: [&str; 30] = [
+const VERBS: [&str; 32] = [
     "",
     "demo",
     "train",
@@ -36,6 +36,8 @@ const VERBS: [&str; 30] = [
     "model export",
     "stages",
     "bench",
+    "bench conv",
+    "bench nets",
     "bench metrics",
 ];
 

@@ -11,6 +11,7 @@ use burn::backend::autodiff::{
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
+use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::ops::FloatTensor;
 
 impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
@@ -30,6 +31,19 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
             }
             OpsKind::UnTracked(prep) => prep.finish(B::kernel_conv3d(x.primitive, weight.primitive, bias, window)),
         }
+    }
+
+    fn kernel_carry(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        match Carry.prepare::<C>([x.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(gradient.primitive.clone(), B::kernel_carry(x.primitive, gradient.primitive)),
+            OpsKind::UnTracked(prep) => prep.finish(B::kernel_carry(x.primitive, gradient.primitive)),
+        }
+    }
+
+    // `kernel_conv3d_act` is for what has no gradient; where one is wanted all the same, Burn's operations give it.
+
+    fn kernel_channel_moments(x: FloatTensor<Self>) -> [FloatTensor<Self>; 2] {
+        B::kernel_channel_moments(x.primitive).map(<Self as AutodiffBackend>::from_inner)
     }
 
     fn kernel_conv_transpose3d(
@@ -138,6 +152,22 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
                 prep.finish(state, B::kernel_attention(qkv.primitive, bias.map(|bias| bias.primitive), regions, config))
             }
             OpsKind::UnTracked(prep) => prep.finish(B::kernel_attention(qkv.primitive, bias.map(|bias| bias.primitive), regions, config)),
+        }
+    }
+}
+
+/// The sum's own gradient is 1: it ends in a scalar that is differentiated.
+#[derive(Debug)]
+struct Carry;
+
+impl<B: KernelBackend> Backward<B, 1> for Carry {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let ([x_node], gradient) = (ops.parents, ops.state);
+        grads.consume::<B>(&ops.node);
+        if let Some(node) = x_node {
+            grads.register::<B>(node.id, gradient);
         }
     }
 }

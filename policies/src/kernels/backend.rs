@@ -3,9 +3,9 @@
 //! `flex.rs` and `autodiff.rs` implement it.
 
 use super::{fallback, fallback_rows};
-use burn::tensor::TensorMetadata;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor};
+use burn::tensor::{Shape, TensorMetadata};
 
 /// A sliding window over a volume, per axis D, H, W: kernel size, stride, and padding on both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,17 @@ impl Window {
     pub(super) fn conv_options(&self) -> ConvOptions<3> {
         ConvOptions::new(self.stride, self.padding, [1; 3], 1)
     }
+}
+
+/// What [`conv3d_act`](super::conv3d_act) does besides its tensors of volumes.
+pub struct ConvAct<B: Backend> {
+    /// `[O]`
+    pub scale: FloatTensor<B>,
+    /// `[O]`
+    pub shift: FloatTensor<B>,
+    pub window: Window,
+    /// As in [`NormAct`].
+    pub negative_slope: Option<f32>,
 }
 
 /// What [`norm_add_act`](super::norm_add_act) computes besides its tensors.
@@ -100,6 +111,26 @@ pub trait KernelBackend: Backend {
         window: Window,
     ) -> FloatTensor<Self> {
         Self::conv3d(x, weight, bias, window.conv_options())
+    }
+
+    /// See [`conv3d_act`](super::conv3d_act).
+    fn kernel_conv3d_act(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        residual: Option<FloatTensor<Self>>,
+        config: ConvAct<Self>,
+    ) -> FloatTensor<Self> {
+        fallback::conv3d_act::<Self>(x, weight, residual, config)
+    }
+
+    /// See [`channel_moments`](super::channel_moments).
+    fn kernel_channel_moments(x: FloatTensor<Self>) -> [FloatTensor<Self>; 2] {
+        fallback::channel_moments::<Self>(x)
+    }
+
+    /// See [`carry`](super::carry).
+    fn kernel_carry(x: FloatTensor<Self>, _gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_zeros(Shape::new([1]), &Self::float_device(&x), x.dtype().into())
     }
 
     /// Gradient of `kernel_conv3d` with respect to `x` (of which only the shape matters).

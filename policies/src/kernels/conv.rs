@@ -5,11 +5,12 @@
 
 use super::backend::Window;
 use super::geometry::{Axis, Packing, Volumes, for_each_cell};
-use super::pack::unpack;
+use super::pack::{Epilogue, unpack};
 use super::pack_weight::{WeightBlock, WeightStrides};
 use super::scratch::with_scratch;
 use super::simd::{Isa, LANES};
 use super::tile::{Cell, Gather};
+use super::winograd;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -26,7 +27,7 @@ const DEEP_CHANNELS: usize = 128;
 const DEEP_BLOCK: usize = 2 * LANES;
 
 /// Output channels in blocks of 2 vectors, the last perhaps of 1: `(first vector, vectors)`.
-fn channel_blocks(channels: usize) -> impl Iterator<Item = (usize, usize)> {
+pub fn channel_blocks(channels: usize) -> impl Iterator<Item = (usize, usize)> {
     let total = channels.div_ceil(LANES);
     (0..total).step_by(2).map(move |first| (first, (total - first).min(2)))
 }
@@ -42,14 +43,14 @@ struct Part {
 
 /// A pointer into the output that tasks write disjoint parts of.
 #[derive(Clone, Copy)]
-struct Output(*mut f32);
-// SAFETY: only `Plan::block` writes through it, each task to its own positions and channels.
+pub struct Output(pub *mut f32);
+// SAFETY: each task of `Plan::block` and of `winograd` writes to its own positions and channels.
 unsafe impl Sync for Output {}
 
 impl Output {
     /// The pointer; a method, so that closures capture the whole (`Sync`) struct.
-    fn at(&self, offset: usize) -> *mut f32 {
-        // SAFETY: callers stay inside the allocation, see `Plan::block`.
+    pub fn at(&self, offset: usize) -> *mut f32 {
+        // SAFETY: callers stay inside the allocation.
         unsafe { self.0.add(offset) }
     }
 }
@@ -93,14 +94,15 @@ impl<'a> Plan<'a> {
         std::array::from_fn(|a| self.axes[a].cells.len())
     }
 
-    /// The product for all images of `x` plus `bias`: `[N, channels_out, ...]`.
-    fn run(&self, isa: Isa, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    /// The product for all images of `x`, finished by `epilogue`: `[N, channels_out, ...]`.
+    fn run(&self, isa: Isa, x: &[f32], mut epilogue: Epilogue) -> Vec<f32> {
         let image = self.packing.source_len();
         let volume: usize = self.out_size().iter().product();
         let (batch, group) = (x.len() / image, self.packing.group());
         let mut start = vec![0.0; self.channels_out.next_multiple_of(LANES)];
-        if let Some(bias) = bias {
+        if let (None, Some(bias)) = (epilogue.scale, epilogue.shift) {
             start[..self.channels_out].copy_from_slice(bias);
+            epilogue.shift = None;
         }
         let len = batch * self.channels_out * volume;
         let mut out: Vec<f32> = Vec::with_capacity(len);
@@ -113,6 +115,7 @@ impl<'a> Plan<'a> {
             for first in (0..batch).step_by(group) {
                 let images = group.min(batch - first);
                 let to = Output(out.as_mut_ptr().wrapping_add(first * self.channels_out * volume));
+                let epilogue = epilogue.part(0, first * self.channels_out * volume);
                 with_scratch(images * self.packing.image_len(), |packed| {
                     self.packing.pack(isa, &x[first * image..(first + images) * image], packed);
                     let positions = images * volume;
@@ -128,7 +131,7 @@ impl<'a> Plan<'a> {
                         let positions = part(task / channel_tasks, block, positions);
                         let channels = part(task % channel_tasks, channels, self.channels_out);
                         // SAFETY: the tasks' positions and channels are disjoint and inside the group's part of `out`.
-                        unsafe { self.block(isa, packed, weights, &start, channels, positions, &to) };
+                        unsafe { self.block(isa, packed, weights, &start, channels, positions, &to, epilogue) };
                     });
                 });
             }
@@ -179,6 +182,7 @@ impl<'a> Plan<'a> {
         channels: Range<usize>,
         range: Range<usize>,
         to: &Output,
+        epilogue: Epilogue,
     ) {
         let cells = self.cells(range.clone());
         let row_len = channels.len().next_multiple_of(LANES);
@@ -221,7 +225,7 @@ impl<'a> Plan<'a> {
                 let rows = &out[(at - range.start) * row_len..];
                 let first = (n * self.channels_out + channels.start) * volume + p;
                 // SAFETY: these channels at positions p.. of image n belong to this task alone.
-                unsafe { unpack(isa, rows, row_len, count, channels.len(), to.at(first), volume) };
+                unsafe { unpack(isa, rows, row_len, count, channels.len(), to.at(first), volume, epilogue.part(channels.start, first)) };
                 at += count;
             }
         });
@@ -235,14 +239,17 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// `x` convolved with `weight`, plus `bias`.
-pub fn forward(isa: Isa, x: Volumes, weight: Volumes, bias: Option<&[f32]>, window: Window) -> Vec<f32> {
+/// `x` convolved with `weight`, finished by `epilogue`.
+pub fn forward(isa: Isa, x: Volumes, weight: Volumes, window: Window, epilogue: Epilogue) -> Vec<f32> {
     let [_, channels_in, size @ ..] = x.dims;
     let Window { kernel, stride, padding } = window;
+    if winograd::fits([channels_in, weight.dims[0]], window, window.output(size)) {
+        return winograd::forward(isa, x, weight, padding, epilogue);
+    }
     let axes = std::array::from_fn(|a| Axis::forward(size[a], kernel[a], stride[a], padding[a]));
     let taps = kernel.iter().product();
     let strides = WeightStrides { out: channels_in * taps, input: taps };
-    Plan::new([channels_in, weight.dims[0]], size, axes, weight.values, kernel, strides).run(isa, x.values, bias)
+    Plan::new([channels_in, weight.dims[0]], size, axes, weight.values, kernel, strides).run(isa, x.values, epilogue)
 }
 
 /// Gradient of [`forward`] with respect to its input of `size`, from `dy`; plus `bias` (of a transposed convolution).
@@ -252,6 +259,13 @@ pub fn input_gradient(isa: Isa, dy: Volumes, weight: Volumes, bias: Option<&[f32
     let axes = std::array::from_fn(|a| Axis::gradient(size[a], out[a], kernel[a], stride[a], padding[a]));
     let taps: usize = kernel.iter().product();
     let [channels_out, channels_in, ..] = weight.dims;
+    if bias.is_none() && winograd::fits([channels_out, channels_in], window, size) {
+        return winograd::input_gradient(isa, dy, weight, padding, size);
+    }
     let strides = WeightStrides { out: taps, input: channels_in * taps };
-    Plan::new([channels_out, channels_in], out, axes, weight.values, kernel, strides).run(isa, dy.values, bias)
+    Plan::new([channels_out, channels_in], out, axes, weight.values, kernel, strides).run(
+        isa,
+        dy.values,
+        Epilogue { shift: bias, ..Epilogue::default() },
+    )
 }

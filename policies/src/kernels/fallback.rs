@@ -1,6 +1,6 @@
 //! What other backends and element types run: our kernels composed from Burn's operations.
 
-use super::backend::{KernelBackend, NormAct, NormActGrads, Window};
+use super::backend::{ConvAct, KernelBackend, NormAct, NormActGrads, Window};
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive, activation, backend::Backend};
 
@@ -9,6 +9,36 @@ pub fn channel_sum<B: KernelBackend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let channels = x.dims()[1];
     let sum = x.flatten::<3>(2, 4).sum_dim(2).sum_dim(0).reshape([channels]);
     sum.into_primitive().tensor()
+}
+
+pub fn conv3d_act<B: KernelBackend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    residual: Option<FloatTensor<B>>,
+    config: ConvAct<B>,
+) -> FloatTensor<B> {
+    let y = tensor::<B, 5>(B::kernel_conv3d(x, weight, None, config.window));
+    let mut y = y * per_channel(config.scale) + per_channel(config.shift);
+    if let Some(residual) = residual {
+        y = y + tensor(residual);
+    }
+    activate(y, config.negative_slope).into_primitive().tensor()
+}
+
+fn activate<B: Backend>(x: Tensor<B, 5>, negative_slope: Option<f32>) -> Tensor<B, 5> {
+    match negative_slope {
+        None => x,
+        Some(0.0) => activation::relu(x),
+        Some(slope) => activation::leaky_relu(x, slope as f64),
+    }
+}
+
+pub fn channel_moments<B: KernelBackend>(x: FloatTensor<B>) -> [FloatTensor<B>; 2] {
+    let x = tensor::<B, 5>(x);
+    let channels = x.dims()[1];
+    let mean = x.clone().mean_dims(&[0, 2, 3, 4]);
+    let variance = (x - mean.clone()).square().mean_dims(&[0, 2, 3, 4]);
+    [mean, variance].map(|t| t.reshape([channels]).into_primitive().tensor())
 }
 
 pub fn norm_act<B: KernelBackend>(
@@ -29,10 +59,7 @@ pub fn norm_act<B: KernelBackend>(
     if let Some(residual) = residual {
         y = y + tensor(residual);
     }
-    if let Some(slope) = config.negative_slope {
-        y = if slope == 0.0 { activation::relu(y) } else { activation::leaky_relu(y, slope as f64) };
-    }
-    y.into_primitive().tensor()
+    activate(y, config.negative_slope).into_primitive().tensor()
 }
 
 pub fn norm_act_backward<B: KernelBackend>(

@@ -1,10 +1,11 @@
 //! Burn's CPU backend: our own code for `f32`, Burn's operations for other element types.
 
 use super::attention::{self, Attention};
-use super::backend::{AttentionConfig, AttentionGrads, KernelBackend, LayerNormGrads, LinearGrads, NormAct, NormActGrads, Window};
+use super::backend::{AttentionConfig, AttentionGrads, ConvAct, KernelBackend, LayerNormGrads, LinearGrads, NormAct, NormActGrads, Window};
 use super::conv;
 use super::conv_weight::weight_gradient;
 use super::geometry::{Dims, Volumes};
+use super::pack::Epilogue;
 use super::simd::Isa;
 use super::{fallback, fallback_rows, layer_norm, linear, math, norm, pool, softmax};
 use burn::backend::Flex;
@@ -27,8 +28,29 @@ impl KernelBackend for Flex {
         let (x, weight) = (volumes(&x), volumes(&weight));
         let [batch, _, size @ ..] = x.dims;
         let [d, h, w] = window.output(size);
-        let y = conv::forward(Isa::detect(), x, weight, bias.as_ref().map(FlexTensor::storage), window);
+        let epilogue = Epilogue { shift: bias.as_ref().map(FlexTensor::storage), ..Epilogue::default() };
+        let y = conv::forward(Isa::detect(), x, weight, window, epilogue);
         flex(y, [batch, weight.dims[0], d, h, w])
+    }
+
+    fn kernel_conv3d_act(x: FlexTensor, weight: FlexTensor, residual: Option<FlexTensor>, config: ConvAct<Self>) -> FlexTensor {
+        let ConvAct { scale, shift, window, negative_slope } = &config;
+        let inputs = [Some(&x), Some(&weight), residual.as_ref(), Some(scale), Some(shift)];
+        let Some([Some(x), Some(weight), residual, Some(scale), Some(shift)]) = f32_inputs(inputs).filter(|_| *window != POINTWISE) else {
+            return fallback::conv3d_act::<Self>(x, weight, residual, config);
+        };
+        let (x, weight) = (volumes(&x), volumes(&weight));
+        let [batch, _, size @ ..] = x.dims;
+        let [d, h, w] = window.output(size);
+        let residual = residual.as_ref().map(FlexTensor::storage);
+        let epilogue = Epilogue { scale: Some(scale.storage()), shift: Some(shift.storage()), residual, negative_slope: *negative_slope };
+        flex(conv::forward(Isa::detect(), x, weight, *window, epilogue), [batch, weight.dims[0], d, h, w])
+    }
+
+    fn kernel_channel_moments(x: FlexTensor) -> [FlexTensor; 2] {
+        let Some([Some(x)]) = f32_inputs([Some(&x)]) else { return fallback::channel_moments::<Self>(x) };
+        let x = volumes(&x);
+        norm::channel_moments(Isa::detect(), x).map(|values| flex(values, [x.dims[1]]))
     }
 
     fn kernel_conv3d_dx(x: FlexTensor, weight: FlexTensor, dy: FlexTensor, window: Window) -> FlexTensor {
@@ -111,7 +133,7 @@ impl KernelBackend for Flex {
         let x = volumes(&x);
         let [n, c, size @ ..] = x.dims;
         let [d, h, w] = window.output(size);
-        flex(pool::max_forward(x, window), [n, c, d, h, w])
+        flex(pool::max_forward(Isa::detect(), x, window), [n, c, d, h, w])
     }
 
     fn kernel_max_pool3d_backward(x: FlexTensor, dy: FlexTensor, window: Window) -> FlexTensor {

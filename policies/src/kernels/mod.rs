@@ -12,6 +12,7 @@
 //! | `norm.rs`, `pool.rs` | group norm + residual + activation, max pooling |
 //! | `linear.rs`, `layer_norm.rs`, `softmax.rs`, `attention.rs`, `math.rs` | transformers: rows of tokens; GELU |
 //! | `conv.rs`, `conv_weight.rs`, `geometry.rs` | convolution on slices: work split; what each output position reads |
+//! | `winograd.rs` | 3x3x3 convolutions of wide layers with fewer products |
 //! | `tile.rs`, `simd.rs` | the inner loops, generic over the instruction set |
 //! | `pack.rs`, `pack_weight.rs`, `scratch.rs` | channels-last copies, packed weights, reused buffers |
 //!
@@ -39,8 +40,9 @@ mod softmax;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod winograd;
 
-pub use backend::{AttentionConfig, KernelBackend, NormAct, Window};
+pub use backend::{AttentionConfig, ConvAct, KernelBackend, NormAct, Window};
 
 use burn::tensor::{Tensor, TensorPrimitive};
 
@@ -60,6 +62,44 @@ pub fn conv3d<B: KernelBackend>(
     window.check(size);
     let bias = bias_o.map(primitive);
     Tensor::from_primitive(TensorPrimitive::Float(B::kernel_conv3d(primitive(x_ncdhw), primitive(weight_oidhw), bias, window)))
+}
+
+/// A convolution as in [`conv3d`] with all that follows it once training is over, in one pass:
+/// `act(conv(x) * scale_O + shift_O + residual)`, leaky ReLU (or none) as in [`norm_add_act`].
+#[expect(clippy::too_many_arguments, reason = "a convolution, a norm, a shortcut and an activation")]
+pub fn conv3d_act<B: KernelBackend>(
+    x_ncdhw: Tensor<B, 5>,
+    weight_oidhw: Tensor<B, 5>,
+    scale_o: Tensor<B, 1>,
+    shift_o: Tensor<B, 1>,
+    stride: [usize; 3],
+    padding: [usize; 3],
+    residual: Option<Tensor<B, 5>>,
+    negative_slope: Option<f32>,
+) -> Tensor<B, 5> {
+    let [batch, channels, size @ ..] = x_ncdhw.dims();
+    let [outputs, weight_channels, kernel @ ..] = weight_oidhw.dims();
+    assert_eq!(channels, weight_channels, "conv3d_act: the input has {channels} channels, the weight takes {weight_channels}");
+    assert!(scale_o.dims() == [outputs] && shift_o.dims() == [outputs], "conv3d_act: scale and shift must have {outputs} values");
+    let window = Window { kernel, stride, padding };
+    window.check(size);
+    let [d, h, w] = window.output(size);
+    let fits = residual.as_ref().is_none_or(|residual| residual.dims() == [batch, outputs, d, h, w]);
+    assert!(fits, "conv3d_act: the residual's shape differs from the output's");
+    let config = ConvAct { scale: primitive(scale_o), shift: primitive(shift_o), window, negative_slope };
+    let y = B::kernel_conv3d_act(primitive(x_ncdhw), primitive(weight_oidhw), residual.map(primitive), config);
+    Tensor::from_primitive(TensorPrimitive::Float(y))
+}
+
+/// Mean and biased variance of each channel over samples and volume, `[C]` each. No gradient goes through them.
+pub fn channel_moments<B: KernelBackend>(x_ncdhw: Tensor<B, 5>) -> [Tensor<B, 1>; 2] {
+    B::kernel_channel_moments(primitive(x_ncdhw)).map(|values| Tensor::from_primitive(TensorPrimitive::Float(values)))
+}
+
+/// Zero, of which the gradient with respect to `x` is `gradient`: a backward pass can so start in the middle of a network.
+pub fn carry<B: KernelBackend, const D: usize>(x: Tensor<B, D>, gradient: Tensor<B, D>) -> Tensor<B, 1> {
+    assert_eq!(x.dims(), gradient.dims(), "carry: the gradient's shape differs");
+    Tensor::from_primitive(TensorPrimitive::Float(B::kernel_carry(primitive(x), primitive(gradient))))
 }
 
 /// Transposed convolution whose kernel equals its stride (1 or more per axis), so that outputs don't overlap:

@@ -220,6 +220,25 @@ impl Kernel for Backward<'_> {
     }
 }
 
+/// Mean and biased variance of each channel over samples and volume.
+pub fn channel_moments(isa: Isa, x: Volumes) -> [Vec<f32>; 2] {
+    struct Moments<'a>(&'a [f32], &'a mut (f64, f64));
+    impl Kernel for Moments<'_> {
+        #[inline(always)]
+        unsafe fn run<L: Lanes>(self) {
+            *self.1 = mean_and_variance(self.0);
+        }
+    }
+    let [batch, channels, d, h, w] = x.dims;
+    let mut moments = vec![(0.0f64, 0.0f64); batch * channels];
+    // SAFETY: `isa` is detected or portable.
+    moments.par_iter_mut().zip(x.values.par_chunks(d * h * w)).for_each(|(m, x)| unsafe { dispatch(isa, Moments(x, m)) });
+    let of = |c: usize| (0..batch).map(move |n| n * channels + c);
+    let mean = |c: usize| of(c).map(|i| moments[i].0).sum::<f64>() / batch as f64;
+    let variance = |c: usize| of(c).map(|i| moments[i].1 + (moments[i].0 - mean(c)).powi(2)).sum::<f64>() / batch as f64;
+    [(0..channels).map(|c| mean(c) as f32).collect(), (0..channels).map(|c| variance(c) as f32).collect()]
+}
+
 /// Sum over all axes but the channels.
 pub fn channel_sum(isa: Isa, x: Volumes) -> Vec<f32> {
     struct Sum<'a>(&'a [f32], &'a mut f64);

@@ -39,6 +39,11 @@ pub trait Lanes {
     unsafe fn splat(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// The larger of each; `b` where one isn't a number.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller of each; `b` where one isn't a number.
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once or twice.
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// Transposes the 8 x 8 matrix whose rows are given.
@@ -71,6 +76,18 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
         std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
@@ -114,6 +131,18 @@ mod avx2 {
         #[inline(always)]
         unsafe fn add(a: __m256, b: __m256) -> __m256 {
             unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn max(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_max_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn min(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_min_ps(a, b) }
         }
         #[inline(always)]
         unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
@@ -187,7 +216,8 @@ fn lanes_agree_on_every_operation() {
                 let rows: [L::V; LANES] = std::array::from_fn(|i| L::load(matrix.as_ptr().add(8 * i)));
                 let columns = L::transpose(rows);
                 let sum = L::mul_add(L::splat(matrix.as_ptr().add(3)), columns[1], L::add(columns[2], L::zero()));
-                for v in columns.into_iter().chain([sum]) {
+                let extremes = [L::max(columns[2], columns[1]), L::min(columns[2], columns[1]), L::sub(columns[2], columns[1])];
+                for v in columns.into_iter().chain([sum]).chain(extremes) {
                     let at = self.0.len();
                     self.0.resize(at + LANES, 0.0);
                     L::store(self.0.as_mut_ptr().add(at), v);
@@ -201,8 +231,14 @@ fn lanes_agree_on_every_operation() {
         unsafe { dispatch(isa, All(&mut values)) };
         values
     };
-    let expected: Vec<f32> =
-        (0..64).map(|i| (i % 8 * 8 + i / 8) as f32).chain((0..8).map(|i| 3.0 * (8 * i + 1) as f32 + (8 * i + 2) as f32)).collect();
+    let row = |f: fn(f32) -> f32| (0..8).map(move |i| f(8.0 * i as f32));
+    let expected: Vec<f32> = (0..64)
+        .map(|i| (i % 8 * 8 + i / 8) as f32)
+        .chain(row(|first| 3.0 * (first + 1.0) + first + 2.0))
+        .chain(row(|first| first + 2.0))
+        .chain(row(|first| first + 1.0))
+        .chain(row(|_| 1.0))
+        .collect();
     assert_eq!(run(Isa::Portable), expected);
     assert_eq!(run(Isa::detect()), expected);
 }

@@ -5,12 +5,14 @@ use super::backend::Window;
 use super::conv;
 use super::conv_weight::weight_gradient;
 use super::geometry::{Dims, Volumes};
+use super::pack::Epilogue;
 use super::simd::Isa;
 use super::*;
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{DType, TensorData, activation, module};
 
+mod fused;
 mod rows;
 
 type Cpu = Autodiff<Flex>;
@@ -76,7 +78,7 @@ fn check_conv(n: usize, [ci, co]: [usize; 2], size: [usize; 3], kernel: [usize; 
     let [x, w, dy] = [(&x, xd), (&w, wd), (&dy, yd)].map(|(values, dims)| Volumes { values, dims });
     for isa in [Isa::Portable, Isa::detect()] {
         let what = |name: &str| format!("{name} {isa:?} {xd:?} {wd:?} {window:?}");
-        check_close(&what("y"), &conv::forward(isa, x, w, None, window), &y, 1e-5);
+        check_close(&what("y"), &conv::forward(isa, x, w, window, Epilogue::default()), &y, 1e-5);
         check_close(&what("dx"), &conv::input_gradient(isa, dy, w, None, size, window), &dx, 1e-5);
         check_close(&what("dw"), &weight_gradient(isa, x, dy, window), &dw, 1e-5);
     }
@@ -112,6 +114,21 @@ fn convolution_splits_long_sums_and_large_batches() {
     check_conv(1, [520, 9], [2, 2, 3], [3; 3], [1; 3], [1; 3]);
     check_conv(3, [64, 2], [32, 32, 26], [1; 3], [1; 3], [0; 3]);
     check_conv(2, [40, 530], [2, 3, 2], [3; 3], [1; 3], [1; 3]);
+}
+
+/// Odd sides, channels that are no multiple of 8, every padding, more blocks than a task takes, several images.
+#[test]
+fn wide_convolution_by_minimal_filtering_equals_naive_loops() {
+    for (n, channels, size, padding) in [
+        (1, [32, 40], [9, 11, 13], [1; 3]),
+        (2, [35, 33], [12, 12, 12], [0; 3]),
+        (1, [40, 32], [8, 10, 14], [2, 1, 0]),
+        (1, [32, 32], [3, 5, 101], [1; 3]),
+    ] {
+        let window = Window { kernel: [3; 3], stride: [1; 3], padding };
+        assert!(winograd::fits(channels, window, window.output(size)), "{channels:?} {size:?} goes the direct way");
+        check_conv(n, channels, size, [3; 3], [1; 3], padding);
+    }
 }
 
 type X = Tensor<Cpu, 5>;
@@ -159,6 +176,7 @@ fn convolution_under_autodiff_equals_burn() {
         ([2, 3, 9, 8, 7], 5, [3, 1, 2], [2, 1, 2], [1, 0, 1]),
         ([8, 48, 6, 6, 4], 48, [3; 3], [1; 3], [1; 3]),
         ([4, 24, 12, 12, 8], 48, [1; 3], [1; 3], [0; 3]),
+        ([2, 32, 8, 16, 10], 32, [3; 3], [1; 3], [1; 3]),
     ] {
         let inputs = [x, [o, x[1], kernel[0], kernel[1], kernel[2]], [o, 1, 1, 1, 1]];
         let ours = |t: &[X]| conv3d(t[0].clone(), t[1].clone(), Some(channels(&t[2])), stride, padding);
@@ -259,8 +277,8 @@ fn max_pool_equals_its_fallback_and_counts_ties_once() {
     }
     let window = Window { kernel: [1, 1, 3], stride: [1; 3], padding: [0; 3] };
     let x = Volumes { values: &[2.0, 2.0, 1.0, f32::NAN, 5.0], dims: [1, 1, 1, 1, 5] };
-    assert_eq!(pool::max_forward(x, window)[0], 2.0);
-    assert!(pool::max_forward(x, window)[1].is_nan());
+    assert_eq!(pool::max_forward(Isa::detect(), x, window)[0], 2.0);
+    assert!(pool::max_forward(Isa::Portable, x, window)[1].is_nan());
     assert_eq!(pool::max_backward(x, &[1.0, 10.0, 100.0], window), [1.0, 0.0, 0.0, 110.0, 0.0]);
 }
 

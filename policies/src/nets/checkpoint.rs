@@ -14,6 +14,8 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 
+use crate::kernels::{self, KernelBackend};
+
 /// Runs the parts of a network: as they are ([`Direct`]), or to be recomputed ([`Tape`]).
 ///
 /// A part's inputs are the network's input or outputs of parts, nothing computed outside of them from those; a part has no running statistics.
@@ -61,7 +63,7 @@ impl<B: AutodiffBackend> Default for Tape<B> {
     }
 }
 
-impl<B: AutodiffBackend> Runner<B> for Tape<B> {
+impl<B: AutodiffBackend + KernelBackend> Runner<B> for Tape<B> {
     fn run<M: Module<B> + 'static, const N: usize>(
         &mut self,
         part: &M,
@@ -74,7 +76,7 @@ impl<B: AutodiffBackend> Runner<B> for Tape<B> {
         // A clone has the same parameters, not copies of them.
         let part = part.clone();
         let replay = move |dy: Tensor<B::InnerBackend, 5>, grads: &mut B::Gradients| {
-            let found = (forward(&part, inputs.clone()) * Tensor::from_inner(dy)).sum().backward();
+            let found = kernels::carry(forward(&part, inputs.clone()), Tensor::from_inner(dy)).backward();
             inputs.iter().filter(|x| x.is_require_grad()).for_each(|x| add(x, &found, grads));
             part.visit(&mut AddParameters::<B> { from: &found, to: grads });
         };

@@ -62,6 +62,18 @@ impl<B: KernelBackend> Conv3d<B> {
     pub fn forward(&self, x_NCDHW: Tensor<B, 5>) -> Tensor<B, 5> {
         kernels::conv3d(x_NCDHW, self.weight.val(), self.bias.as_ref().map(Param::val), self.stride, self.padding)
     }
+
+    /// Without the bias, and with what follows, see [`kernels::conv3d_act`].
+    pub fn forward_act(
+        &self,
+        x_NCDHW: Tensor<B, 5>,
+        scale: Tensor<B, 1>,
+        shift: Tensor<B, 1>,
+        shortcut: Option<Tensor<B, 5>>,
+        negative_slope: Option<f32>,
+    ) -> Tensor<B, 5> {
+        kernels::conv3d_act(x_NCDHW, self.weight.val(), scale, shift, self.stride, self.padding, shortcut, negative_slope)
+    }
 }
 
 /// Transposed convolution whose kernel is its stride: each voxel becomes a block. `weight` is `[in, out, s, s, s]`.
@@ -104,16 +116,18 @@ impl<B: Backend> Linear<B> {
         Self { weight: init.uniform("weight", [to, from], (1.0 / from as f64).sqrt()), bias: init.constant("bias", [to], 0.0) }
     }
 
-    /// `x_NI` -> `[N, O]`.
+    /// `x_NI` -> `[N, O]`, for a few rows.
     pub fn forward(&self, x_NI: Tensor<B, 2>) -> Tensor<B, 2> {
         x_NI.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
     }
+}
 
+impl<B: KernelBackend> Linear<B> {
     /// `[.., I]` -> `[.., O]`: every row of the last axis.
     pub fn forward_rows<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
         let mut shape = x.dims();
         let rows = shape[..D - 1].iter().product();
-        let y = self.forward(x.reshape([rows, shape[D - 1]]));
+        let y = kernels::linear(x.reshape([rows, shape[D - 1]]), self.weight.val(), Some(self.bias.val()));
         shape[D - 1] = y.dims()[1];
         y.reshape(shape)
     }
@@ -130,9 +144,13 @@ impl<B: Backend> LayerNorm<B> {
     pub fn new(init: &Init<B>, width: usize) -> Self {
         Self { weight: init.constant("weight", [width], 1.0), bias: init.constant("bias", [width], 0.0) }
     }
+}
 
+impl<B: KernelBackend> LayerNorm<B> {
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        normalize(x, D - 1) * self.weight.val().unsqueeze() + self.bias.val().unsqueeze()
+        let shape = x.dims();
+        let rows = shape[..D - 1].iter().product();
+        kernels::layer_norm(x.reshape([rows, shape[D - 1]]), self.weight.val(), self.bias.val(), 1e-5).reshape(shape)
     }
 }
 

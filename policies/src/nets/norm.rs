@@ -12,6 +12,7 @@ use burn::tensor::{Tensor, activation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::layers::Conv3d;
 use super::{ConfigError, Init, require};
 use crate::kernels::{self, KernelBackend};
 
@@ -101,34 +102,61 @@ impl<B: KernelBackend> Norm<B> {
     }
 
     fn apply(&self, x: Tensor<B, 5>, shortcut: Option<Tensor<B, 5>>, mode: Mode, negative_slope: Option<f64>) -> Tensor<B, 5> {
-        let (weight, bias) = (self.weight.val(), self.bias.val());
-        let (Some(mean), Some(var)) = (&self.running_mean, &self.running_var) else {
-            let slope = negative_slope.map(|s| s as f32);
-            return kernels::norm_add_act(x, Some(weight), Some(bias), self.groups, EPSILON, shortcut, slope);
+        let slope = negative_slope.map(|s| s as f32);
+        let norm = |x, groups, shortcut| {
+            kernels::norm_add_act(x, Some(self.weight.val()), Some(self.bias.val()), groups, EPSILON, shortcut, slope)
         };
-        let [n, c, d, h, w] = x.dims();
+        let (Some(mean), Some(var)) = (&self.running_mean, &self.running_var) else { return norm(x, self.groups, shortcut) };
+        let shape @ [n, c, d, h, w] = x.dims();
         let per_channel = [1, c, 1, 1, 1];
-        let normed = match mode {
-            Mode::Eval => (x - mean.get().reshape(per_channel)) / (var.get().reshape(per_channel) + EPSILON).sqrt(),
-            Mode::Train => {
-                let batch_mean = x.clone().mean_dims(&[0, 2, 3, 4]);
-                let x = x - batch_mean.clone();
-                let batch_var = x.clone().square().mean_dims(&[0, 2, 3, 4]);
-                let count = (n * d * h * w) as f64;
-                mean.update(batch_mean.reshape([c]));
-                var.update(batch_var.clone().reshape([c]) * (count / (count - 1.0).max(1.0)));
-                x / (batch_var + EPSILON).sqrt()
+        match mode {
+            Mode::Eval => {
+                let (scale, shift) = self.folded(mean, var);
+                let mut y = x * scale.reshape(per_channel) + shift.reshape(per_channel);
+                if let Some(shortcut) = shortcut {
+                    y = y + shortcut;
+                }
+                match negative_slope {
+                    None => y,
+                    Some(0.0) => activation::relu(y),
+                    Some(slope) => activation::leaky_relu(y, slope),
+                }
             }
-        };
-        let mut y = normed * weight.reshape(per_channel) + bias.reshape(per_channel);
-        if let Some(shortcut) = shortcut {
-            y = y + shortcut;
+            Mode::Train => {
+                let [batch_mean, batch_var] = kernels::channel_moments(x.clone().detach());
+                let count = (n * d * h * w) as f64;
+                mean.update(batch_mean);
+                var.update(batch_var * (count / (count - 1.0).max(1.0)));
+                // One channel over the whole batch: instance norm of the samples laid side by side.
+                let side_by_side = |x: Tensor<B, 5>| if n == 1 { x } else { x.swap_dims(0, 1).reshape([1, c, n * d, h, w]) };
+                let y = norm(side_by_side(x), c, shortcut.map(side_by_side));
+                if n == 1 { y } else { y.reshape([c, n, d, h, w]).swap_dims(0, 1).reshape(shape) }
+            }
         }
-        match negative_slope {
-            None => y,
-            Some(0.0) => activation::relu(y),
-            Some(slope) => activation::leaky_relu(y, slope),
+    }
+
+    /// `conv`, then this norm, the shortcut and leaky ReLU where there are any. Running statistics are constants, and go into the convolution.
+    pub fn after(
+        &self,
+        conv: &Conv3d<B>,
+        x: Tensor<B, 5>,
+        shortcut: Option<Tensor<B, 5>>,
+        mode: Mode,
+        negative_slope: Option<f64>,
+    ) -> Tensor<B, 5> {
+        match (&self.running_mean, &self.running_var, &conv.bias, mode) {
+            (Some(mean), Some(var), None, Mode::Eval) => {
+                let (scale, shift) = self.folded(mean, var);
+                conv.forward_act(x, scale, shift, shortcut, negative_slope.map(|s| s as f32))
+            }
+            _ => self.apply(conv.forward(x), shortcut, mode, negative_slope),
         }
+    }
+
+    /// Norm by running statistics as `x * scale + shift`, `[C]` each.
+    fn folded(&self, mean: &Buffer<B>, var: &Buffer<B>) -> (Tensor<B, 1>, Tensor<B, 1>) {
+        let scale = self.weight.val() / (var.get() + EPSILON).sqrt();
+        (scale.clone(), self.bias.val() - mean.get() * scale)
     }
 }
 

@@ -176,7 +176,7 @@ impl<B: Backend> ConvNormAct<B> {
 
 impl<B: KernelBackend> ConvNormAct<B> {
     fn forward(&self, x: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
-        self.norm.forward_act(self.conv.forward(x), mode, self.negative_slope)
+        self.norm.after(&self.conv, x, None, mode, Some(self.negative_slope))
     }
 }
 
@@ -211,13 +211,12 @@ impl<B: Backend> ResidualBlock<B> {
 
 impl<B: KernelBackend> ResidualBlock<B> {
     fn forward(&self, x: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
-        let y = self.norm1.forward_act(self.conv1.forward(x.clone()), mode, self.negative_slope);
-        let y = self.conv2.forward(y);
+        let y = self.norm1.after(&self.conv1, x.clone(), None, mode, Some(self.negative_slope));
         let shortcut = match &self.projection {
-            Some((conv, norm)) => norm.forward(conv.forward(x), mode),
+            Some((conv, norm)) => norm.after(conv, x, None, mode, None),
             None => x,
         };
-        self.norm2.forward_add_act(y, shortcut, mode, self.negative_slope)
+        self.norm2.after(&self.conv2, y, Some(shortcut), mode, Some(self.negative_slope))
     }
 }
 

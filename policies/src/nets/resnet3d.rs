@@ -179,16 +179,15 @@ impl<B: Backend> BasicBlock<B> {
 
 impl<B: KernelBackend> BasicBlock<B> {
     fn forward(&self, x: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
-        let y = self.bn1.forward_act(self.conv1.forward(x.clone()), mode, 0.0);
-        let y = self.conv2.forward(y);
+        let y = self.bn1.after(&self.conv1, x.clone(), None, mode, Some(0.0));
         let shortcut = self.shortcut(x, y.dims(), mode);
-        self.bn2.forward_add_act(y, shortcut, mode, 0.0)
+        self.bn2.after(&self.conv2, y, Some(shortcut), mode, Some(0.0))
     }
 
     fn shortcut(&self, x: Tensor<B, 5>, [n, to, d, h, w]: [usize; 5], mode: Mode) -> Tensor<B, 5> {
         let from = x.dims()[1];
         if let Some((conv, norm)) = &self.downsample {
-            return norm.forward(conv.forward(x), mode);
+            return norm.after(conv, x, None, mode, None);
         }
         if self.stride == 1 && from == to {
             return x;
@@ -241,7 +240,7 @@ impl<B: KernelBackend> ResNet<B> {
     }
 
     fn stem(&self, x: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
-        let y = self.bn1.forward_act(self.conv1.forward(x), mode, 0.0);
+        let y = self.bn1.after(&self.conv1, x, None, mode, Some(0.0));
         if self.max_pool { max_pool3d(y) } else { y }
     }
 

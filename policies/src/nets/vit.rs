@@ -7,14 +7,14 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor, TensorData, activation, s};
+use burn::tensor::{Int, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Conv3d, ConvInit, LayerNorm, Linear};
 use super::swin::Mlp;
 use super::{ConfigError, Init, require};
-use crate::kernels::KernelBackend;
+use crate::kernels::{self, KernelBackend};
 
 /// A 3D vision transformer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -201,15 +201,9 @@ pub struct Attention<B: Backend> {
     heads: usize,
 }
 
-impl<B: Backend> Attention<B> {
+impl<B: KernelBackend> Attention<B> {
     fn forward(&self, x_NTC: Tensor<B, 3>) -> Tensor<B, 3> {
-        let [n, t, width] = x_NTC.dims();
-        let per_head = width / self.heads;
-        let qkv = self.qkv.forward_rows(x_NTC).reshape([n, t, 3, self.heads, per_head]).permute([2, 0, 3, 1, 4]);
-        let part = |i: usize| qkv.clone().slice(s![i..i + 1]).reshape([n, self.heads, t, per_head]);
-        let scores = (part(0) * (per_head as f64).powf(-0.5)).matmul(part(1).transpose());
-        let y = activation::softmax(scores, 3).matmul(part(2)).swap_dims(1, 2).reshape([n, t, width]);
-        self.proj.forward_rows(y)
+        self.proj.forward_rows(kernels::attention(self.qkv.forward_rows(x_NTC), None, None, self.heads))
     }
 }
 
@@ -222,7 +216,7 @@ pub struct VitBlock<B: Backend> {
     mlp: Mlp<B>,
 }
 
-impl<B: Backend> VitBlock<B> {
+impl<B: KernelBackend> VitBlock<B> {
     fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let x = x.clone() + self.attn.forward(self.norm1.forward(x));
         x.clone() + self.mlp.forward(self.norm2.forward(x))
@@ -283,7 +277,7 @@ pub struct MaeDecoder<B: Backend> {
     pred: Linear<B>,
 }
 
-impl<B: Backend> MaeDecoder<B> {
+impl<B: KernelBackend> MaeDecoder<B> {
     /// `[N, V, C]` of [`Vit::forward_visible`] -> voxels of all patches as [`patchify`] orders them; `grid` is [`Vit::grid`].
     pub fn forward(&self, latent_NVC: Tensor<B, 3>, visible: &Visible, grid: [usize; 3]) -> Tensor<B, 3> {
         let shown = self.embed.forward_rows(latent_NVC);

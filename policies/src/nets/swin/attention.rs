@@ -4,10 +4,11 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor, TensorData, activation, s};
+use burn::tensor::{Int, Tensor, TensorData};
 
 use super::super::Init;
 use super::super::layers::Linear;
+use crate::kernels::{self, KernelBackend};
 
 /// Boxes of voxels that attend to each other, for one feature map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,26 +135,28 @@ impl<B: Backend> WindowAttention<B> {
             heads,
         }
     }
+}
 
+impl<B: KernelBackend> WindowAttention<B> {
     /// `x_WLC` -> `x_WLC`; `size` is the feature map's.
     pub fn forward(&self, x_WLC: Tensor<B, 3>, windows: Windows, size: [usize; 3]) -> Tensor<B, 3> {
-        let [count, length, width] = x_WLC.dims();
-        let (heads, per_head) = (self.heads, width / self.heads);
-        let qkv = self.qkv.forward_rows(x_WLC).reshape([count, length, 3, heads, per_head]).permute([2, 0, 3, 1, 4]);
-        let part = |i: usize| qkv.clone().slice(s![i..i + 1]).reshape([count, heads, length, per_head]);
-        let scores = (part(0) * (per_head as f64).powf(-0.5)).matmul(part(1).transpose()) + self.bias(length);
-        let scores = if windows.is_shifted() { mask(scores, windows, size) } else { scores };
-        let y = activation::softmax(scores, 3).matmul(part(2));
-        self.proj.forward_rows(y.swap_dims(1, 2).reshape([count, length, width]))
+        let length = x_WLC.dims()[1];
+        let qkv = self.qkv.forward_rows(x_WLC);
+        // The shift brought parts together that must not attend to each other.
+        let regions = windows.is_shifted().then(|| {
+            let (per_sample, regions) = windows.regions(size);
+            Tensor::from_data(TensorData::new(regions, [per_sample, length]), (&qkv.device(), qkv.dtype()))
+        });
+        self.proj.forward_rows(kernels::attention(qkv, Some(self.bias(length)), regions, self.heads))
     }
 
-    /// The bias of each pair of voxels, `[1, H, L, L]`. Windows that the feature map's size cuts take the first rows of a whole window's
+    /// The bias of each pair of voxels, `[H, L, L]`. Windows that the feature map's size cuts take the first rows of a whole window's
     /// table, as MONAI does: those are not their relative positions, but what published weights were trained with.
-    fn bias(&self, length: usize) -> Tensor<B, 4> {
+    fn bias(&self, length: usize) -> Tensor<B, 3> {
         let table = self.relative_position_bias_table.val();
         let index = relative_positions(self.side, length);
         let index: Tensor<B, 1, Int> = Tensor::from_data(TensorData::new(index, [length * length]), &table.device());
-        table.select(0, index).transpose().reshape([1, self.heads, length, length])
+        table.select(0, index).transpose().reshape([self.heads, length, length])
     }
 }
 
@@ -166,17 +169,6 @@ fn relative_positions(side: usize, length: usize) -> Vec<i64> {
         ((a * span + b) * span + c) as i64
     };
     (0..length).flat_map(|i| (0..length).map(move |j| row(i, j))).collect()
-}
-
-/// Scores `[W, H, L, L]`, those between different regions lowered by 100, as published.
-fn mask<B: Backend>(scores: Tensor<B, 4>, windows: Windows, size: [usize; 3]) -> Tensor<B, 4> {
-    let [count, heads, length, _] = scores.dims();
-    let (per_sample, regions) = windows.regions(size);
-    let regions: Tensor<B, 2> = Tensor::from_data(TensorData::new(regions, [per_sample, length]), &scores.device());
-    let columns = regions.clone().reshape([1, per_sample, 1, 1, length]).expand([1, per_sample, 1, length, length]);
-    let apart = regions.reshape([1, per_sample, 1, length, 1]).expand([1, per_sample, 1, length, length]).not_equal(columns);
-    let lowered = apart.float().cast(scores.dtype()) * -100.0;
-    (scores.reshape([count / per_sample, per_sample, heads, length, length]) + lowered).reshape([count, heads, length, length])
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, activation, s};
+use burn::tensor::{Tensor, s};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ use super::super::layers::{Conv3d, LayerNorm, Linear, normalize};
 use super::super::monai::{CONV_INIT, UnetrBlock};
 use super::SwinUnetrConfig;
 use super::attention::{WindowAttention, Windows, pad_end};
-use crate::kernels::KernelBackend;
+use crate::kernels::{self, KernelBackend};
 
 /// How eight neighbours become one token: the order in which their channels are put side by side.
 ///
@@ -58,9 +58,11 @@ impl<B: Backend> Mlp<B> {
     pub fn new(init: &Init<B>, width: usize, hidden: usize) -> Self {
         Self { linear1: Linear::new(&init.at("linear1"), width, hidden), linear2: Linear::new(&init.at("linear2"), hidden, width) }
     }
+}
 
+impl<B: KernelBackend> Mlp<B> {
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        self.linear2.forward_rows(activation::gelu(self.linear1.forward_rows(x)))
+        self.linear2.forward_rows(kernels::gelu(self.linear1.forward_rows(x)))
     }
 }
 
@@ -82,7 +84,9 @@ impl<B: Backend> SwinBlock<B> {
             mlp: Mlp::new(&init.at("mlp"), width, config.mlp_ratio * width),
         }
     }
+}
 
+impl<B: KernelBackend> SwinBlock<B> {
     fn forward(&self, x_NDHWC: Tensor<B, 5>, windows: Windows) -> Tensor<B, 5> {
         let shape @ [_, d, h, w, _] = x_NDHWC.dims();
         let y = windows.partition(self.norm1.forward(x_NDHWC.clone()));
@@ -115,7 +119,9 @@ impl<B: Backend> Merging<B> {
             merging: config.merging,
         }
     }
+}
 
+impl<B: KernelBackend> Merging<B> {
     fn forward(&self, x_NDHWC: Tensor<B, 5>) -> Tensor<B, 5> {
         let x = (1..4).fold(x_NDHWC, |x, axis| {
             let even = x.dims()[axis].next_multiple_of(2);
@@ -127,7 +133,7 @@ impl<B: Backend> Merging<B> {
         };
         let x = self.norm.forward(Tensor::cat(self.merging.offsets().map(neighbour).to_vec(), 4));
         let [n, d, h, w, c] = x.dims();
-        x.reshape([n * d * h * w, c]).matmul(self.reduction.weight.val().transpose()).reshape([n, d, h, w, c / 4])
+        kernels::linear(x.reshape([n * d * h * w, c]), self.reduction.weight.val(), None).reshape([n, d, h, w, c / 4])
     }
 }
 
@@ -150,7 +156,9 @@ impl<B: Backend> SwinStage<B> {
             window: config.window,
         }
     }
+}
 
+impl<B: KernelBackend> SwinStage<B> {
     /// `x_NCDHW` -> half the resolution, twice the channels.
     pub fn forward(&self, x_NCDHW: Tensor<B, 5>) -> Tensor<B, 5> {
         let [_, _, size @ ..] = x_NCDHW.dims();

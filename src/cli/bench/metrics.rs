@@ -9,9 +9,9 @@ use panscreen_envs::metrics::{Matching, Pair, SurfaceKind, match_lesions};
 use panscreen_envs::rng::{RngExt, stream};
 use serde::Serialize;
 
-use super::error::Failure;
-use super::output::table;
-use super::{Context, Ended};
+use super::super::error::Failure;
+use super::super::output::table;
+use super::super::{Context, Ended};
 use crate::run::usage::{peak_memory_bytes, reset_peak_memory};
 
 /// Dice, NSD at 2 mm with HD95, and components of two 512x512x200 lesion masks with scattered false positives, on one thread.

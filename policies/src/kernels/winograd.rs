@@ -1,0 +1,372 @@
+//! 3x3x3 convolutions with stride 1 by minimal filtering, F(2x2x2, 3x3x3): an eighth of the transformed products of a block of 2x2x2 outputs do
+//! the work of 27.
+//!
+//! A block reads 4x4x4 inputs. These and the kernel are transformed along each axis; in the transformed space the convolution is 64 matrix
+//! products over the channels (`tile.rs`), and the way back makes 2x2x2 outputs of 64 sums. Sums of products have other roundings than
+//! the direct way, of the same size. Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016.
+
+use super::backend::Window;
+use super::conv::{Output, channel_blocks};
+use super::geometry::{Axis, Packing, Volumes};
+use super::pack::{Epilogue, unpack};
+use super::pack_weight::WeightStrides;
+use super::scratch::with_scratch;
+use super::simd::{Isa, Kernel, LANES, Lanes, dispatch};
+use super::tile::{Cell, Gather};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Values of a transformed block or kernel.
+const POINTS: usize = 64;
+/// Blocks that are transformed together: their values and sums stay near the second cache level, and transformed kernels are read as often
+/// less. A multiple of the rows of a tile.
+const BLOCKS: usize = 24;
+/// Most blocks of a task, in whole rows.
+const TASK: usize = 96;
+/// Fewer channels leave the transforms too large a part of the work, fewer outputs the transform of the kernel.
+const LEAST_CHANNELS: usize = 32;
+const LEAST_OUTPUTS: usize = 1024;
+/// Between the points of blocks, so that they don't share few sets of the cache.
+const SPACER: usize = 16;
+
+/// Whether this way is faster than the direct one; depends on the shape alone.
+pub fn fits(channels: [usize; 2], window: Window, out: [usize; 3]) -> bool {
+    let Window { kernel, stride, padding } = window;
+    let shape = kernel == [3; 3] && stride == [1; 3] && padding.iter().all(|&p| p <= 2);
+    shape && channels.iter().all(|&c| c >= LEAST_CHANNELS) && out.iter().product::<usize>() >= LEAST_OUTPUTS
+}
+
+/// `x` convolved with `weight`, finished by `epilogue`.
+pub fn forward(isa: Isa, x: Volumes, weight: Volumes, padding: [usize; 3], epilogue: Epilogue) -> Vec<f32> {
+    let [_, inputs, size @ ..] = x.dims;
+    let strides = WeightStrides { out: inputs * 27, input: 27 };
+    let weights = Weights { values: weight.values, strides, mirrored: false };
+    let out = std::array::from_fn(|a| size[a] + 2 * padding[a] - 2);
+    Plan::new([inputs, weight.dims[0]], size, padding, out, weights).run(isa, x.values, epilogue)
+}
+
+/// Gradient of [`forward`] with respect to its input of `size`: a convolution of `dy` with the mirrored kernel.
+pub fn input_gradient(isa: Isa, dy: Volumes, weight: Volumes, padding: [usize; 3], size: [usize; 3]) -> Vec<f32> {
+    let [_, outputs, out @ ..] = dy.dims;
+    let inputs = weight.dims[1];
+    let weights = Weights { values: weight.values, strides: WeightStrides { out: 27, input: inputs * 27 }, mirrored: true };
+    Plan::new([outputs, inputs], out, padding.map(|p| 2 - p), size, weights).run(isa, dy.values, Epilogue::default())
+}
+
+/// A kernel as it is stored.
+#[derive(Clone, Copy)]
+struct Weights<'a> {
+    values: &'a [f32],
+    strides: WeightStrides,
+    /// The last tap first.
+    mirrored: bool,
+}
+
+struct Plan<'a> {
+    packing: Packing,
+    inputs: usize,
+    outputs: usize,
+    /// Blocks along each axis.
+    blocks: [usize; 3],
+    out: [usize; 3],
+    weights: Weights<'a>,
+}
+
+impl<'a> Plan<'a> {
+    fn new([inputs, outputs]: [usize; 2], size: [usize; 3], left: [usize; 3], out: [usize; 3], weights: Weights<'a>) -> Self {
+        let blocks = out.map(|n| n.div_ceil(2));
+        let axis = |a: usize| Axis { left: left[a], size: (2 * blocks[a] + 2).max(left[a] + size[a]), cells: vec![], taps: vec![] };
+        let packing = Packing::new(inputs, inputs, size, &[axis(0), axis(1), axis(2)]);
+        Plan { packing, inputs, outputs, blocks, out, weights }
+    }
+
+    /// Length of a row of sums.
+    fn row_len(&self) -> usize {
+        self.outputs.next_multiple_of(LANES)
+    }
+
+    /// The convolution of all images of `x`: `[N, outputs, ...]`.
+    fn run(&self, isa: Isa, x: &[f32], epilogue: Epilogue) -> Vec<f32> {
+        let image = self.packing.source_len();
+        let volume: usize = self.out.iter().product();
+        let (batch, group) = (x.len() / image, self.packing.group());
+        let len = batch * self.outputs * volume;
+        let mut y: Vec<f32> = Vec::with_capacity(len);
+        with_scratch(POINTS * self.inputs * self.row_len(), |kernels| {
+            self.transform_weights(isa, kernels);
+            for first in (0..batch).step_by(group) {
+                let images = group.min(batch - first);
+                let to = Output(y.as_mut_ptr().wrapping_add(first * self.outputs * volume));
+                let epilogue = epilogue.part(0, first * self.outputs * volume);
+                with_scratch(images * self.packing.image_len(), |packed| {
+                    self.packing.pack(isa, &x[first * image..(first + images) * image], packed);
+                    let rows = images * self.blocks[0] * self.blocks[1];
+                    // Rows that fill whole parts, though small layers still give some tasks to share; depends on the shape alone.
+                    let whole = (1..BLOCKS).find(|rows| (rows * self.blocks[2]).is_multiple_of(BLOCKS)).unwrap_or(BLOCKS);
+                    let per_task = whole.min(TASK / self.blocks[2]).min(rows.div_ceil(8)).max(1);
+                    let (packed, kernels) = (&*packed, &*kernels);
+                    (0..rows.div_ceil(per_task)).into_par_iter().for_each(|task| {
+                        let rows = task * per_task..((task + 1) * per_task).min(rows);
+                        // SAFETY: the tasks' rows are disjoint and inside the group's part of `y`.
+                        unsafe { self.rows(isa, packed, kernels, rows, &to, epilogue) };
+                    });
+                });
+            }
+        });
+        // SAFETY: every position of every image and channel was written above.
+        unsafe { y.set_len(len) };
+        y
+    }
+
+    /// `[block of outputs][point][input][output]`.
+    fn transform_weights(&self, isa: Isa, to: &mut [f32]) {
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        to.par_chunks_mut(POINTS * inputs * 2 * LANES).enumerate().for_each(|(block, to)| {
+            let (first, width) = (block * 2 * LANES, to.len() / POINTS / inputs);
+            let outputs = first..(first + width).min(outputs);
+            // SAFETY: `isa` is detected or portable.
+            unsafe { dispatch(isa, TransformWeights { weights: self.weights, outputs, width, inputs, to }) };
+        });
+    }
+
+    /// All outputs of rows of blocks along the last axis, counted through the group's images.
+    ///
+    /// # Safety
+    /// `to` holds all positions of the group's images; no other task has these rows.
+    unsafe fn rows(&self, isa: Isa, packed: &[f32], kernels: &[f32], rows: Range<usize>, to: &Output, epilogue: Epilogue) {
+        let ([depth, height, width], row_len, strides) = (self.blocks, self.row_len(), self.packing.strides());
+        let line = 2 * width * row_len;
+        let place = |row: usize| [row / height / depth, row / height % depth, row % height];
+        let sources: Vec<usize> = rows
+            .clone()
+            .flat_map(|row| {
+                let [n, z, y] = place(row);
+                let first = n * self.packing.image_len() + 2 * z * strides[0] + 2 * y * strides[1];
+                (0..width).map(move |x| first + 2 * x * strides[2])
+            })
+            .collect();
+        let targets: Vec<usize> = (0..rows.len()).flat_map(|row| (0..width).map(move |x| row * 4 * line + 2 * x * row_len)).collect();
+        with_scratch(rows.len() * 4 * line, |lines| {
+            // Equal parts.
+            let part = sources.len().div_ceil(sources.len().div_ceil(BLOCKS));
+            for (sources, targets) in sources.chunks(part).zip(targets.chunks(part)) {
+                self.blocks_of(isa, packed, kernels, sources, targets, [2 * line, line], lines);
+            }
+            let volume: usize = self.out.iter().product();
+            for (row, lines) in rows.clone().zip(lines.chunks_exact(4 * line)) {
+                let [n, z, y] = place(row);
+                for (i, from) in lines.chunks_exact(line).enumerate() {
+                    let (z, y) = (2 * z + i / 2, 2 * y + i % 2);
+                    if z < self.out[0] && y < self.out[1] {
+                        let at = n * self.outputs * volume + (z * self.out[1] + y) * self.out[2];
+                        // SAFETY: these lines belong to this task alone.
+                        unsafe { unpack(isa, from, row_len, self.out[2], self.outputs, to.at(at), volume, epilogue.part(0, at)) };
+                    }
+                }
+            }
+        });
+    }
+
+    /// The outputs of blocks that read from `sources` on, channels last at `targets` in `lines` and `strides` (of the first two axes) behind.
+    #[expect(clippy::too_many_arguments, reason = "one call, from `rows`")]
+    fn blocks_of(
+        &self,
+        isa: Isa,
+        packed: &[f32],
+        kernels: &[f32],
+        sources: &[usize],
+        targets: &[usize],
+        strides: [usize; 2],
+        lines: &mut [f32],
+    ) {
+        let (inputs, row_len) = (self.inputs, self.row_len());
+        let (values_stride, sums_stride) = (sources.len() * inputs + SPACER, sources.len() * row_len + SPACER);
+        let cells: Vec<Cell> = (0..sources.len()).map(|row| Cell { source: row * inputs, row }).collect();
+        with_scratch(POINTS * (values_stride + sums_stride), |scratch| {
+            let (values, sums) = scratch.split_at_mut(POINTS * values_stride);
+            let parts: Vec<usize> = (0..inputs).step_by(LANES).map(|c| c.min(inputs - LANES)).collect();
+            let from = TransformInputs {
+                packed,
+                sources,
+                strides: self.packing.strides(),
+                parts: &parts,
+                to: values,
+                stride: values_stride,
+                inputs,
+            };
+            // SAFETY: blocks end inside the packed images, whose sides are two more than twice the blocks; `isa` is detected or portable.
+            unsafe { dispatch(isa, from) };
+            for point in 0..POINTS {
+                for (first, vectors) in channel_blocks(self.outputs) {
+                    let gather = Gather {
+                        source: &values[point * values_stride..],
+                        cells: &cells,
+                        runs: &[0],
+                        run_len: inputs,
+                        weights: &kernels[(first * POINTS + point * vectors) * LANES * inputs..],
+                        start: Some(&[0.0; 2 * LANES]),
+                        vectors,
+                        row_len,
+                        out: &mut sums[point * sums_stride + first * LANES..],
+                    };
+                    gather.run(isa);
+                }
+            }
+            let back = TransformSums { sums, stride: sums_stride, row_len, targets, strides, lines };
+            // SAFETY: targets are blocks of whole rows in `lines`; `isa` is detected or portable.
+            unsafe { dispatch(isa, back) };
+        });
+    }
+}
+
+/// `G g` along an axis: the value at 0, the sum and the alternating sum of all halved, the value at infinity.
+#[inline(always)]
+fn kernel_points(g: [[f32; 2 * LANES]; 3]) -> [[f32; 2 * LANES]; 4] {
+    let of = |f: fn(f32, f32, f32) -> f32| std::array::from_fn(|i| f(g[0][i], g[1][i], g[2][i]));
+    [g[0], of(|a, b, c| 0.5 * (a + b + c)), of(|a, b, c| 0.5 * (a - b + c)), g[2]]
+}
+
+/// Kernels of `width` outputs in the transformed space, `[point][input][output]`.
+struct TransformWeights<'a> {
+    weights: Weights<'a>,
+    outputs: Range<usize>,
+    width: usize,
+    inputs: usize,
+    to: &'a mut [f32],
+}
+
+impl Kernel for TransformWeights<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let TransformWeights { weights: Weights { values, strides, mirrored }, outputs, width, inputs, to } = self;
+        for input in 0..inputs {
+            let mut taps = [[0.0f32; 2 * LANES]; 27];
+            for (lane, output) in outputs.clone().enumerate() {
+                let kernel = &values[output * strides.out + input * strides.input..][..27];
+                for (i, tap) in taps.iter_mut().enumerate() {
+                    tap[lane] = kernel[if mirrored { 26 - i } else { i }];
+                }
+            }
+            let mut planes = [[[0.0; 2 * LANES]; 16]; 3];
+            for (plane, taps) in planes.iter_mut().zip(taps.chunks_exact(9)) {
+                let rows: [_; 3] = std::array::from_fn(|y| kernel_points([taps[3 * y], taps[3 * y + 1], taps[3 * y + 2]]));
+                for x in 0..4 {
+                    let column = kernel_points([rows[0][x], rows[1][x], rows[2][x]]);
+                    for (y, value) in column.into_iter().enumerate() {
+                        plane[4 * y + x] = value;
+                    }
+                }
+            }
+            for i in 0..16 {
+                let column = kernel_points([planes[0][i], planes[1][i], planes[2][i]]);
+                for (z, value) in column.iter().enumerate() {
+                    to[((16 * z + i) * inputs + input) * width..][..width].copy_from_slice(&value[..width]);
+                }
+            }
+        }
+    }
+}
+
+/// `B' d` along an axis.
+#[inline(always)]
+unsafe fn input_points<L: Lanes>(d: [L::V; 4]) -> [L::V; 4] {
+    // SAFETY: the caller's instruction set.
+    unsafe { [L::sub(d[0], d[2]), L::add(d[1], d[2]), L::sub(d[2], d[1]), L::sub(d[1], d[3])] }
+}
+
+/// `A' m` along an axis.
+#[inline(always)]
+unsafe fn outputs_of<L: Lanes>(m: [L::V; 4]) -> [L::V; 2] {
+    // SAFETY: the caller's instruction set.
+    unsafe { [L::add(L::add(m[0], m[1]), m[2]), L::sub(L::sub(m[1], m[2]), m[3])] }
+}
+
+/// Blocks of 4x4x4 inputs to their points: `to[point * stride + block * inputs + input]`.
+struct TransformInputs<'a> {
+    packed: &'a [f32],
+    sources: &'a [usize],
+    strides: [usize; 3],
+    /// Offsets of vectors that cover the inputs.
+    parts: &'a [usize],
+    to: &'a mut [f32],
+    stride: usize,
+    inputs: usize,
+}
+
+impl Kernel for TransformInputs<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let TransformInputs { packed, sources, strides: [plane, row, step], parts, to, stride, inputs } = self;
+        let last = sources.iter().max().map_or(0, |source| source + 3 * (plane + row + step) + inputs);
+        assert!(last <= packed.len() && to.len() >= (POINTS - 1) * stride + sources.len() * inputs, "TransformInputs leaves its slices");
+        for (block, source) in sources.iter().enumerate() {
+            for part in parts {
+                // SAFETY: checked above.
+                unsafe {
+                    let from = packed.as_ptr().add(source + part);
+                    let to = to.as_mut_ptr().add(block * inputs + part);
+                    let mut planes = [[L::zero(); 16]; 4];
+                    for (z, points) in planes.iter_mut().enumerate() {
+                        let from = from.add(z * plane);
+                        let rows: [[L::V; 4]; 4] =
+                            std::array::from_fn(|y| input_points::<L>(std::array::from_fn(|x| L::load(from.add(y * row + x * step)))));
+                        for x in 0..4 {
+                            let column = input_points::<L>(std::array::from_fn(|y| rows[y][x]));
+                            for (y, value) in column.into_iter().enumerate() {
+                                points[4 * y + x] = value;
+                            }
+                        }
+                    }
+                    for i in 0..16 {
+                        let column = input_points::<L>(std::array::from_fn(|z| planes[z][i]));
+                        for (z, value) in column.into_iter().enumerate() {
+                            L::store(to.add((16 * z + i) * stride), value);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sums at the points of blocks to 2x2x2 outputs each.
+struct TransformSums<'a> {
+    sums: &'a [f32],
+    stride: usize,
+    row_len: usize,
+    targets: &'a [usize],
+    strides: [usize; 2],
+    lines: &'a mut [f32],
+}
+
+impl Kernel for TransformSums<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let TransformSums { sums, stride, row_len, targets, strides: [plane, line], lines } = self;
+        let last = targets.iter().max().map_or(0, |target| target + plane + line + 2 * row_len);
+        assert!(last <= lines.len() && sums.len() >= (POINTS - 1) * stride + targets.len() * row_len, "TransformSums leaves its slices");
+        for (block, target) in targets.iter().enumerate() {
+            for part in (0..row_len).step_by(LANES) {
+                // SAFETY: checked above.
+                unsafe {
+                    let from = sums.as_ptr().add(block * row_len + part);
+                    let to = lines.as_mut_ptr().add(target + part);
+                    let mut planes = [[L::zero(); 16]; 2];
+                    for i in 0..16 {
+                        let pair = outputs_of::<L>(std::array::from_fn(|z| L::load(from.add((16 * z + i) * stride))));
+                        (planes[0][i], planes[1][i]) = (pair[0], pair[1]);
+                    }
+                    for (z, points) in planes.iter().enumerate() {
+                        let columns: [[L::V; 2]; 4] = std::array::from_fn(|x| outputs_of::<L>(std::array::from_fn(|y| points[4 * y + x])));
+                        for y in 0..2 {
+                            let pair = outputs_of::<L>(std::array::from_fn(|x| columns[x][y]));
+                            for (x, value) in pair.into_iter().enumerate() {
+                                L::store(to.add(z * plane + y * line + x * row_len), value);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
