@@ -34,6 +34,14 @@ pub fn request_stop() {
     flag().store(true, Ordering::Relaxed);
 }
 
+/// Ask another process to save and stop; where there are no signals, end it. One that has just ended needs no asking.
+pub fn ask_to_stop(child: &mut std::process::Child) {
+    #[cfg(unix)]
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::TERM);
+    #[cfg(not(unix))]
+    let _ = child.kill();
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     use std::process::Command;

@@ -4,11 +4,10 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use super::point::PointFolder;
 use super::slurm::Slurm;
 use crate::error::{Error, Result};
+use crate::run::signals;
 
 /// A piece of work: a point, and how far it is to go.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,10 +66,7 @@ impl Launcher {
     pub fn stop(&mut self) {
         match self {
             Launcher::Local(local) => {
-                for (_, child) in &local.running {
-                    // One that has just ended needs no asking.
-                    let _ = kill_process(Pid::from_child(child), Signal::TERM);
-                }
+                local.running.iter_mut().for_each(|(_, child)| signals::ask_to_stop(child));
             }
             Launcher::Slurm(slurm) => slurm.stop(),
         }

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use super::point::{Attempt, Final, Point, PointFolder, PointResult, State, read_json};
 use super::{MAX_REASON, judge};
 use crate::backend::on_device;
@@ -169,7 +167,8 @@ fn end_with_parent(command: &mut Command) {
     #[cfg(target_os = "linux")]
     // SAFETY: between fork and exec the closure makes one system call, and allocates nothing.
     unsafe {
-        std::os::unix::process::CommandExt::pre_exec(command, || Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?));
+        use rustix::process::{Signal, set_parent_process_death_signal};
+        std::os::unix::process::CommandExt::pre_exec(command, || Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
     }
     #[cfg(not(target_os = "linux"))]
     let _ = command;
@@ -196,7 +195,7 @@ fn run_command(folder: &PointFolder, point: &Point) -> Result<PointResult> {
         }
         if signals::stop_requested() && !asked {
             asked = true;
-            let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+            signals::ask_to_stop(&mut child);
         }
         std::thread::sleep(Duration::from_millis(10));
     };
