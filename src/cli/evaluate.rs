@@ -163,13 +163,11 @@ fn screening_text(s: &Screening) -> String {
         rate(&s.recall)
     );
     text += &format!("lesion precision   {} ({} of {} findings)\n", number(&l.precision), l.findings - l.false_positives, l.findings);
-    text += &format!(
-        "false positives    {} in all; a lesion-free scan: {} findings, {} mL ({} scans)\n",
-        l.false_positives,
-        number(&l.false_positives_per_healthy_scan),
-        number(&l.false_positive_ml_per_healthy_scan),
-        l.healthy_scans
-    );
+    let per_healthy = match (&l.false_positives_per_healthy_scan, &l.false_positive_ml_per_healthy_scan) {
+        (Outcome::Value(n), Outcome::Value(ml)) => format!("{n:.4} findings, {ml:.4} mL on a lesion-free scan ({} scans)", l.healthy_scans),
+        (other, _) => format!("on a lesion-free scan: {}", number(other)),
+    };
+    text += &format!("false positives    {} in all; {per_healthy}\n", l.false_positives);
     let sizes = |classes: &[SizeClass]| {
         let named = classes.iter().filter(|c| c.lesions > 0).map(|c| {
             let name = match (c.from, c.to) {

@@ -59,7 +59,9 @@ impl CaseLog {
     /// Take a case; `None` where another process has it and `wait` is false.
     pub fn claim(&self, case: &str, wait: bool) -> Result<Option<Claim>> {
         let path = self.claims.join(case);
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|e| Error::io(&path, e))?;
+        // A process that finds all its cases done removes the folder, perhaps right now.
+        let open = || std::fs::create_dir_all(&self.claims).and_then(|()| OpenOptions::new().create(true).append(true).open(&path));
+        let file = open().or_else(|_| open()).map_err(|e| Error::io(&path, e))?;
         let locked = if wait { file.lock().map_err(TryLockError::Error) } else { file.try_lock() };
         Ok(match locked {
             Ok(()) => Some(Claim { path, _lock: Some(file) }),

@@ -43,10 +43,11 @@ pub fn map(title: &str, methods: &[String], of: &SignificanceMap, alpha: f64) ->
                 None => ("var(--line, #e2e8f0)", 1.0),
             };
             let (x, y, side) = (room + column as f64 * CELL + 1.0, top + row as f64 * CELL + 1.0, CELL - 2.0);
-            let said = p.map_or(String::new(), |p| format!("{} over {}: p {p:.4}", escape(&names[column]), escape(&names[row])));
+            let said = p.map(|p| format!("<title>{} over {}: p {p:.4}</title>", escape(&names[column]), escape(&names[row])));
             let _ = writeln!(
                 s,
-                r#"<rect x="{x:.1}" y="{y:.1}" width="{side}" height="{side}" rx="3" fill="{fill}" fill-opacity="{opacity}"><title>{said}</title></rect>"#
+                r#"<rect x="{x:.1}" y="{y:.1}" width="{side}" height="{side}" rx="3" fill="{fill}" fill-opacity="{opacity}">{}</rect>"#,
+                said.unwrap_or_default()
             );
         }
     }
