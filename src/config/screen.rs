@@ -129,7 +129,7 @@ pub enum Denominator {
 pub enum Decoder {
     /// Every window above the threshold (the published code).
     Threshold,
-    /// Best first, none that overlaps a chosen one.
+    /// Best first, none that overlaps a chosen one (of a whole-scan Glance: by more than 0.3 of its volume).
     GreedyApart,
     /// The window that covers most of the probability not covered yet; the threshold is the share that may stay uncovered.
     CoverMass,

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use panscreen_envs::metrics::calibration::Scaling;
 use panscreen_envs::screening::blend::{Blend, flat, gaussian};
-use panscreen_envs::screening::decode::{DecoderKind, Scored, windows_on_cells};
+use panscreen_envs::screening::decode::{DecoderKind, GreedyApart, Scored, windows_on_cells};
 use panscreen_envs::screening::heat::CellGrid;
 use panscreen_envs::screening::windows::{gf_screen_grid, grid};
 use panscreen_envs::volume::components::{Components, Connectivity};
@@ -12,6 +12,13 @@ use panscreen_envs::volume::runs::Runs;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Decoder, Denominator, ScreenConfig};
+
+/// Largest share of its volume that a freely placed window may have in common with a chosen one: less leaves gaps that are never looked at.
+const FREE_OVERLAP: f32 = 0.3;
+
+/// Share of the grid's say about a finding's centre that second looks of a search have: with Gaussian weights one or two windows have nearly all of
+/// it, and the others would be looked at for nothing.
+const SECOND_SAY: f32 = 0.9;
 
 /// Windows chosen for Focus are those that pass a threshold, a fixed share of the best, or all.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -108,7 +115,11 @@ impl Plan {
             mask_threshold: config.mask_threshold as f32,
             decoder: match config.decode.unwrap_or(default) {
                 Decoder::Threshold => DecoderKind::Threshold(Default::default()),
-                Decoder::GreedyApart => DecoderKind::GreedyApart(Default::default()),
+                // Windows that may lie anywhere leave gaps if none may overlap.
+                Decoder::GreedyApart => DecoderKind::GreedyApart(GreedyApart {
+                    overlap: if cells.is_some() { FREE_OVERLAP } else { 0.0 },
+                    ..Default::default()
+                }),
                 Decoder::CoverMass => DecoderKind::CoverMass(Default::default()),
             },
             batch: config.batch,
@@ -184,7 +195,7 @@ impl Plan {
         let mut probability = self.blend(glanced, &seen);
         if self.second_look && again {
             let again: Vec<usize> =
-                self.covering_findings(&probability, self.shape, [0; 3]).into_iter().filter(|&i| seen[i].is_none()).collect();
+                self.covering_findings(&probability, self.shape, [0; 3], 1.0).into_iter().filter(|&i| seen[i].is_none()).collect();
             if !again.is_empty() {
                 look(&again, &mut seen)?;
                 probability = self.blend(glanced, &seen);
@@ -227,7 +238,7 @@ impl Plan {
                 kept[i] = true;
                 seen += 1;
                 if self.second_look && again && !second {
-                    for i in self.covering_findings(&p, self.window, self.starts[i]) {
+                    for i in self.covering_findings(&p, self.window, self.starts[i], SECOND_SAY) {
                         if !kept[i] && !pending.contains(&i) {
                             pending.push(i);
                         }
@@ -273,17 +284,34 @@ impl Plan {
     }
 
     /// Windows of the grid that hold the centre voxel of something that would be called a lesion now, in a part of the scan: its probabilities,
-    /// its shape and its first voxel.
-    fn covering_findings(&self, probability: &[f32], shape: [usize; 3], start: [usize; 3]) -> Vec<usize> {
+    /// its shape and its first voxel. Of those over a centre, the weightiest there that together have `say` of the vote.
+    fn covering_findings(&self, probability: &[f32], shape: [usize; 3], start: [usize; 3], say: f32) -> Vec<usize> {
         if !probability.iter().any(|&p| p > self.mask_threshold) {
             return vec![];
         }
         let mask: Vec<u8> = probability.iter().map(|&p| (p > self.mask_threshold) as u8).collect();
         let found = Components::of(&Runs::of(&mask, shape), Connectivity::Corner);
-        let centre = |c: [f64; 3]| -> [usize; 3] { std::array::from_fn(|a| start[a] + c[a].round() as usize) };
-        let centres: Vec<[usize; 3]> = found.parts.iter().map(|c| centre(c.centroid)).collect();
-        let holds = |s: &[usize; 3], c: &[usize; 3]| (0..3).all(|a| c[a] >= s[a] && c[a] < s[a] + self.window[a]);
-        (0..self.grid).filter(|&i| centres.iter().any(|c| holds(&self.starts[i], c))).collect()
+        let mut again = vec![false; self.grid];
+        for part in &found.parts {
+            let centre: [usize; 3] = std::array::from_fn(|a| start[a] + part.centroid[a].round() as usize);
+            let holds = |s: &[usize; 3]| (0..3).all(|a| centre[a] >= s[a] && centre[a] < s[a] + self.window[a]);
+            let weight = |s: &[usize; 3]| {
+                let [x, y, z]: [usize; 3] = std::array::from_fn(|a| centre[a] - s[a]);
+                self.importance[(x * self.window[1] + y) * self.window[2] + z]
+            };
+            let mut over: Vec<(usize, f32)> =
+                self.starts[..self.grid].iter().enumerate().filter(|(_, s)| holds(s)).map(|(i, s)| (i, weight(s))).collect();
+            over.sort_by(|a, b| b.1.total_cmp(&a.1));
+            let (all, mut so_far) = (over.iter().map(|o| o.1).sum::<f32>(), 0.0);
+            for (i, weight) in over {
+                if so_far > say * all {
+                    break;
+                }
+                again[i] = true;
+                so_far += weight;
+            }
+        }
+        (0..self.grid).filter(|&i| again[i]).collect()
     }
 
     /// Where Glance expects lesions, as voxels with a probability: the middle of every cell, or of every window of the grid.

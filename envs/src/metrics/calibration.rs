@@ -185,7 +185,8 @@ impl Scaling {
 
 /// Newton's method on the log-likelihood of `intercept + slope x`; the slope stays 1 where it is not `free`.
 fn logistic(points: &[(f64, f64)], free: bool) -> Option<(f64, f64)> {
-    let (mut intercept, mut slope) = (0.0, 1.0);
+    // From a slope of 0: from 1, overconfident probabilities lie where the curve is flat, and steps go astray.
+    let (mut intercept, mut slope) = (0.0, if free { 0.0 } else { 1.0 });
     for _ in 0..200 {
         let (mut g, mut gx, mut h, mut hx, mut hxx) = (0.0, 0.0, 0.0, 0.0, 0.0);
         for &(x, y) in points {

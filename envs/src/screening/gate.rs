@@ -182,9 +182,8 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Option<Vec<f64>> {
         }
         for r in i + 1..n {
             let factor = a[r][i] / a[i][i];
-            for c in i..n {
-                a[r][c] -= factor * a[i][c];
-            }
+            let pivot_row = a[i].clone();
+            a[r].iter_mut().zip(&pivot_row).skip(i).for_each(|(v, p)| *v -= factor * p);
             b[r] -= factor * b[i];
         }
     }

@@ -61,9 +61,16 @@ pub fn selection_step<B: TrainBackend>(
     let objective = settings.objective.info();
     let acting_G = if objective.old_policy == OldPolicy::Sampled { &old_log_odds_G } else { &log_odds_G };
 
+    // The windows themselves, one tensor a rollout, where the value head or further updates look again.
+    let again = objective.needs == Needs::ValueHead || settings.objective.num_iterations() > 1;
+    let mut x_GCDHW: Vec<Tensor<B, 5>> = views.iter().filter(|_| again).filter_map(|v| v.tensor(&learner.device)).collect();
+    if lab.grouping() != Grouping::Masks && x_GCDHW.len() > 1 {
+        x_GCDHW = vec![Tensor::cat(x_GCDHW, 0)];
+    }
+
     // 3. Actions and what they earn. Sets of windows are a group a scan; else every window is a sample of "select", as published.
     let mut sampled: Vec<(usize, SetOutcome)> = vec![];
-    let rollouts: Vec<(Range<usize>, Rollout)> = if lab.grouping() == Grouping::Masks {
+    let mut rollouts: Vec<(Range<usize>, Rollout)> = if lab.grouping() == Grouping::Masks {
         let of_scan = |(slot, range): (usize, &Range<usize>)| {
             let p: Vec<f32> = acting_G[range.clone()].iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect();
             let mut rng = stream(settings.seed, "selections", step, slot as u64);
@@ -82,6 +89,9 @@ pub fn selection_step<B: TrainBackend>(
         let samples = samples_of_windows(lab, &draws, config.glance.group_size);
         vec![(all, rollout(samples, vec![], labels(lab, &draws), &old_log_odds_G))]
     };
+    for ((_, rollout), x) in rollouts.iter_mut().zip(&x_GCDHW).filter(|_| objective.needs == Needs::ValueHead) {
+        rollout.values = learner.values(x);
+    }
     for (_, rollout) in &rollouts {
         check_all_finite("reward", &rollout.samples.rewards, step)?;
     }
@@ -116,10 +126,8 @@ pub fn selection_step<B: TrainBackend>(
 
     // 5. One step of Glance's optimiser, and more from the same actions where the objective has them. Focus stays.
     let updates = learner.update_glance(total, settings)?;
-    for (view, (_, rollout)) in views.iter().zip(&rollouts).filter(|_| rollouts.len() == views.len()) {
-        if let Some(x) = view.tensor::<B>(&learner.device) {
-            log.extend(learner.iterate(&x, rollout, settings)?);
-        }
+    for (x, (_, rollout)) in x_GCDHW.iter().zip(&rollouts) {
+        log.extend(learner.iterate(x, rollout, settings)?);
     }
 
     // 6. The constraint's prices move by what the selections made of it.
