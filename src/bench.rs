@@ -119,7 +119,7 @@ impl<B: TrainBackend> Training<B> {
     }
 
     fn step(&mut self) -> Result<()> {
-        let shards = self.learner.look(&self.x, self.settings.shards);
+        let shards = self.learner.look(&self.x, &self.settings);
         let logits = shard::logits(&shards);
         let focus = dice_ce(logits.s_gkdhw.clone(), self.lesion.clone(), &self.settings.dice_ce).total;
         let loss = focus + balanced_ce(logits.z_g2.clone(), &self.target) * self.settings.alpha;
