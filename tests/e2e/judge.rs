@@ -158,15 +158,7 @@ fn a_leaderboard_of_three_with_groups_is_one_page() {
     assert!(dice["standings"][0]["rank_interval"] == json!([1.0, 1.0]) && dice["standings"][0]["first"] == 1.0);
     assert_eq!(board["summaries"][0]["patients"], 10);
     let html = String::from_utf8(world.read("board/index.html")).unwrap();
-    for part in [
-        "Rank stability: dice",
-        "FROC",
-        "Significance",
-        "column better than row",
-        "Worst cases",
-        "good: dice by sex",
-        "data:image/png;base64,",
-    ] {
+    for part in ["Rank stability: dice", "FROC", "column better than row", "Worst cases", "good: dice by sex", "data:image/png;base64,"] {
         assert!(html.to_lowercase().contains(&part.to_lowercase()), "{part}");
     }
     assert!(!html.contains("http://") && !html.contains("https://"));
@@ -222,7 +214,8 @@ fn touchstone_goes_out_and_comes_back() {
     let column = |structure: &str| {
         board["columns"].as_array().unwrap().iter().find(|c| c["structure"] == structure && c["metric"] == "dsc").unwrap().clone()
     };
-    assert_eq!(column("liver")["standings"][0]["mean"]["mean"]["value"].to_string(), l);
+    let mean = column("liver")["standings"][0]["mean"]["mean"]["value"].as_f64().unwrap();
+    assert!((mean - l.parse::<f64>().unwrap()).abs() < 1e-12, "{mean} and {l}");
     assert_eq!(column("mean of cases")["cases"], 2);
     assert!(String::from_utf8(world.read("board/index.html")).unwrap().contains("Published: mean DSC x 100"));
 }
