@@ -196,6 +196,9 @@ pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settin
 /// One sentence on why nothing was marked.
 fn empty_because(windows: &WindowCount, probability: &[f32], threshold: f32, min_ml: f64) -> String {
     let most = probability.iter().copied().fold(0.0, f32::max);
+    if let Some(left) = windows.left.filter(|l| l.windows > 0) {
+        return format!("the budget ended after {} windows; {} more were chosen", windows.kept, left.windows);
+    }
     match (windows.kept, windows.highest) {
         (0, Some(highest)) => format!("0 of {} windows passed; highest {highest:.2}", windows.total),
         (kept, _) if most <= threshold => {

@@ -421,8 +421,10 @@ mod tests {
         assert_eq!((covering.probability[4], covering.windows_kept()), (0.45, 1));
     }
 
+    type Seen = Result<Vec<Vec<f32>>, ()>;
+
     /// A scan of 16 voxels whose cells of one voxel are hot where lesions are; Focus marks lesions it sees.
-    fn whole(lesions: &'static [usize]) -> (Plan, Glanced, impl Fn(&[usize]) -> Result<Vec<Vec<f32>>, ()>) {
+    fn whole(lesions: &'static [usize]) -> (Plan, Glanced, impl Fn(&[usize]) -> Seen) {
         let cells = CellGrid { shape: [1, 1, 16], factor: [1; 3], stride: 1 };
         let config = ScreenConfig { blend: config::Blend::Flat, batch: 1, ..ScreenConfig::default() };
         let plan = Plan::new([1, 1, 16], [1, 1, 4], &config, Some(cells));

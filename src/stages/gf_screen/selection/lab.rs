@@ -139,6 +139,9 @@ impl Lab {
     }
 }
 
+/// Log-odds of cells and what each is taught.
+type TaughtCells<B> = (Tensor<B, 4>, Vec<f32>);
+
 /// What Glance is shown, as numbers.
 pub struct View {
     x: Vec<f32>,
@@ -169,7 +172,7 @@ impl View {
         focus: &Focus<B>,
         mode: Mode,
         device: &B::Device,
-    ) -> (Tensor<B, 2>, Option<(Tensor<B, 4>, Vec<f32>)>) {
+    ) -> (Tensor<B, 2>, Option<TaughtCells<B>>) {
         match (&self.what, glance) {
             (Sight::Scan { grid, starts, targets }, Glance::WholeScan(net)) => {
                 let [d, h, w] = grid.coarse();
