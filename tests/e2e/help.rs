@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::support::World;
 
-const VERBS: [&str; 23] = [
+const VERBS: [&str; 24] = [
     "",
     "demo",
     "train",
@@ -25,6 +25,7 @@ const VERBS: [&str; 23] = [
     "config explain",
     "config schema",
     "model",
+    "model new",
     "model info",
     "model import",
     "model export",

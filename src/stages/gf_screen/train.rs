@@ -33,6 +33,13 @@ pub struct State {
     pub finished: bool,
 }
 
+impl State {
+    /// Before the first step.
+    pub fn first(config: &Config) -> Self {
+        State { env: EnvState { seed: config.seed, index: 0 }, without_better: 0, best: None, operating_point: None, finished: false }
+    }
+}
+
 pub fn train<B: TrainBackend>(run: &mut Run<B>) -> Result<Artifacts> {
     let config = run.config;
     let settings = Settings::new(config);
@@ -47,8 +54,7 @@ pub fn train<B: TrainBackend>(run: &mut Run<B>) -> Result<Artifacts> {
 
     let mut learner = Learner::<B>::new(config, &run.device)?;
     setup::init_from(config, &mut learner, &*run.observer)?;
-    let mut state =
-        State { env: EnvState { seed: config.seed, index: 0 }, without_better: 0, best: None, operating_point: None, finished: false };
+    let mut state = State::first(config);
     let checkpoints = run.folder.checkpoints(config.train.keep_checkpoints)?;
     let resumed = checkpoints.latest(&*run.observer)?;
     if let Some(checkpoint) = &resumed {

@@ -99,7 +99,7 @@ pub fn look<B: InferBackend>(screener: &Screener<B>, store: &Store, config: &Con
             let case = store.load(i)?;
             let plan = Plan::new(case.scan.shape, screener.window, &config.screen);
             let image = Image { data: &case.scan.image, channels: case.scan.channels, shape: case.scan.shape };
-            let (glance, focus) = (screener.glance(image, &plan.starts), screener.focus(image, &plan.starts));
+            let (glance, focus) = (screener.glance(image, &plan.starts)?, screener.focus(image, &plan.starts)?);
             let lesion = case.scan.lesion.iter().map(|&n| (n > 0) as u8).collect();
             Ok(Seen { name: case.scan.name.clone(), plan, glance, focus, lesion, spacing_mm: case.spacing_mm })
         })
