@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn a_step_learns_its_batch() {
         let mut config = small(1);
-        config.env.window = [16, 16, 8];
+        config.env.window = [16; 3];
         let mut training = Training::<Autodiff<Flex>>::new(&config, 2, &Default::default()).unwrap();
         let first = weights(&training);
         training.step().unwrap();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use panscreen_envs::dataset::{Case, Split};
+use panscreen_policies::weights;
 use serde::Serialize;
 
 use crate::backend::{TrainBackend, Work, on_device, sync};
@@ -15,7 +16,7 @@ use crate::run::{CheckpointStore, Observer, OnDifference, RunFolder};
 use crate::setup;
 use crate::stages::gf_screen::learner::{Learner, Settings};
 use crate::stages::gf_screen::step::training_step;
-use crate::stages::gf_screen::train::screener;
+use crate::stages::gf_screen::train::{State, screener};
 use crate::stages::gf_screen::validate::{look, validate};
 use crate::stages::{Artifacts, Run, stage};
 
@@ -86,6 +87,46 @@ impl Work for Stages<'_> {
             artifacts = Some(stage::<B>(name)?.run(&mut run)?);
         }
         artifacts.ok_or_else(|| Error::Usage("`stages` is empty; name at least one stage".into()))
+    }
+}
+
+/// A run of networks that nobody trained.
+#[derive(Clone, Debug, Serialize)]
+pub struct Untrained {
+    pub run: PathBuf,
+    /// Parameters.
+    pub glance: usize,
+    pub focus: usize,
+}
+
+/// A run folder at step 0: first weights, or those of `init_from`.
+pub fn untrained(config: &Config, folder: &Path, observer: &dyn Observer) -> Result<Untrained> {
+    if !CheckpointStore::read_only(&folder.join("checkpoints")).steps()?.is_empty() {
+        return Err(Error::Usage(format!("{}: this run has checkpoints already; choose another folder", folder.display())));
+    }
+    let mut run = RunFolder::create_or_open(folder, &config.to_toml(), OnDifference::Replace)?;
+    let made = on_device(config.device, FirstWeights { config, folder: &run, observer });
+    run.end(&made.as_ref().map_or_else(|e| e.to_string(), |_| "untrained".into()))?;
+    made
+}
+
+struct FirstWeights<'a> {
+    config: &'a Config,
+    folder: &'a RunFolder,
+    observer: &'a dyn Observer,
+}
+
+impl Work for FirstWeights<'_> {
+    type Output = Untrained;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> Result<Untrained> {
+        let FirstWeights { config, folder, observer } = self;
+        let mut learner = Learner::<B>::new(config, &device)?;
+        setup::init_from(config, &mut learner, observer)?;
+        let state = serde_json::to_value(State::new(config.seed)).map_err(|e| Error::Usage(e.to_string()))?;
+        folder.checkpoints(config.train.keep_checkpoints)?.save(0, &learner.files()?, &state)?;
+        let (glance, focus) = (weights::parameter_count(&learner.glance), weights::parameter_count(&learner.focus));
+        Ok(Untrained { run: folder.root().to_owned(), glance, focus })
     }
 }
 

@@ -1,4 +1,4 @@
-//! `panscreen model info`, `import`, `export`.
+//! `panscreen model info`, `import`, `export`, `new`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::run::Observer;
 use crate::setup;
 use crate::stages::gf_screen::learner::Learner;
+use crate::train;
 
 /// Look at weights, bring in those of other programs, write them for others.
 #[derive(Debug, Args)]
@@ -63,6 +64,19 @@ enum Action {
         #[arg(long, value_name = "SHARE", default_value_t = 0.99)]
         at_least: f64,
         /// Overrides such as `focus.merging=old`.
+        #[arg(value_name = "KEY=VALUE")]
+        overrides: Vec<String>,
+    },
+    /// Make a run folder of untrained networks: with first weights, or with `init_from=DIR` those that were imported. It can be screened with,
+    /// and `panscreen train` goes on from it.
+    #[command(override_usage = "panscreen model new [OPTIONS] <CONFIG> --out <RUN> [K=V]...")]
+    New {
+        /// Config file.
+        config: PathBuf,
+        /// The run folder.
+        #[arg(long, value_name = "RUN")]
+        out: PathBuf,
+        /// Overrides such as `init_from=weights`.
         #[arg(value_name = "KEY=VALUE")]
         overrides: Vec<String>,
     },
@@ -121,6 +135,12 @@ pub fn run(args: ModelArgs, context: &Context) -> Result<Ended, Failure> {
             }
             let imported = on_device(Device::Cpu, Import { config, net, file, source, part, at_least, out, observer: &*context.observer })?;
             context.output.result(&imported, Imported::text)?;
+        }
+        Action::New { config, out, overrides } => {
+            let config = config::load(&config, &overrides)?;
+            context.use_threads(config.threads)?;
+            let made = train::untrained(&config, &out, &*context.observer)?;
+            context.output.result(&made, |m| format!("{}: Glance {} and Focus {} parameters\n", m.run.display(), m.glance, m.focus))?;
         }
         Action::Export { run, net, config, out, overrides } => {
             let mut config = config::load(config.as_deref().unwrap_or(&run), &overrides)?;

@@ -297,7 +297,7 @@ mod tests {
             ("screen.threshold", "\"validation\" or a number (0 to 1)"),
             ("backbone.shared", "\"none\", \"init\" or \"tied\""),
             ("compat.extra_schedule_step", "true or false"),
-            ("glance.kind", "\"resnet3d\" or \"encoder\""),
+            ("glance.kind", "\"resnet3d\", \"encoder\" or \"whole_scan\""),
             ("data.phantom", "a table or \"none\""),
             ("name", "a text"),
         ] {

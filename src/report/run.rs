@@ -54,7 +54,7 @@ impl Work for Reporting<'_> {
         let env = setup::environment(config, std::sync::Arc::new(setup::store(config, training, &Silent)?))?;
         let mut sheets = Vec::new();
         for index in 0..SHEETS {
-            sheets.push(png(&sheet(&tiles(&model.screener, config, &env, &env.observe(config.seed, index)?))));
+            sheets.push(png(&sheet(&tiles(&model.screener, config, &env, &env.observe(config.seed, index)?)?)));
         }
         let mut gifs = Vec::new();
         let store = setup::store(config, split.validation.into_iter().take(12).collect(), &Silent)?;
@@ -65,7 +65,7 @@ impl Work for Reporting<'_> {
             }
             let plan = model.screener.plan(case.scan.shape, &config.screen);
             let image = Image { data: &case.scan.image, channels: case.scan.channels, shape: case.scan.shape };
-            let glanced = model.screener.glance(image, &plan);
+            let glanced = model.screener.glance(image, &plan)?;
             let looks = plan.queue(&glanced).into_iter().take_while(|(_, key)| *key > model.threshold);
             let order: Vec<([usize; 3], f32)> = looks.map(|(w, _)| (plan.starts[w], glanced.windows[w])).collect();
             gifs.push((
@@ -87,15 +87,21 @@ impl Work for Reporting<'_> {
 }
 
 /// The sub-volumes of a step with what the trained networks make of them.
-fn tiles<B: crate::backend::InferBackend>(screener: &Screener<B>, config: &Config, env: &CropEnv, group: &Observation) -> Vec<Tile> {
+fn tiles<B: crate::backend::InferBackend>(
+    screener: &Screener<B>,
+    config: &Config,
+    env: &CropEnv,
+    group: &Observation,
+) -> Result<Vec<Tile>> {
     let (voxels, start, plan) = (group.voxels_per_window(), [[0; 3]], screener.plan(group.window, &config.screen));
     let image = |i: usize| Image {
         data: &group.x[i * group.channels * voxels..(i + 1) * group.channels * voxels],
         channels: group.channels,
         shape: group.window,
     };
-    let probability: Vec<f32> = (0..group.len()).map(|i| screener.glance(image(i), &plan).windows[0]).collect();
-    let predicted: Vec<u8> = (0..group.len()).flat_map(|i| screener.focus(image(i), &start)).flatten().map(|p| u8::from(p > 0.5)).collect();
+    let probability: Vec<f32> = (0..group.len()).map(|i| Ok(screener.glance(image(i), &plan)?.windows[0])).collect::<Result<_>>()?;
+    let focused: Vec<Vec<Vec<f32>>> = (0..group.len()).map(|i| screener.focus(image(i), &start)).collect::<Result<_>>()?;
+    let predicted: Vec<u8> = focused.into_iter().flatten().flatten().map(|p| u8::from(p > 0.5)).collect();
     let odds: Vec<f32> = probability.iter().map(|p| (p / (1.0 - p)).ln()).collect();
     let grouping = env.config().grouping;
     let selection = Settings::new(config).select(grouping, &odds, group.index);
@@ -113,7 +119,7 @@ fn tiles<B: crate::backend::InferBackend>(screener: &Screener<B>, config: &Confi
         }
     }
     let [dx, dy, dz] = group.window;
-    (0..group.len())
+    let tiles = (0..group.len())
         .map(|i| {
             let lesion = group.lesion_of(i);
             let in_slice = |z: usize| (0..dx * dy).filter(|p| lesion[p * dz + z] > 0).count();
@@ -133,7 +139,8 @@ fn tiles<B: crate::backend::InferBackend>(screener: &Screener<B>, config: &Confi
                 advantage: credited / if grouping == Grouping::Masks { times } else { 1.0 },
             }
         })
-        .collect()
+        .collect();
+    Ok(tiles)
 }
 
 fn page(config: &Config, records: &[Record], health: &Verdict, sheets: &[Vec<u8>], gifs: &[(String, Vec<u8>)]) -> String {

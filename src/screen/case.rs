@@ -32,6 +32,9 @@ pub struct ScreenSettings {
 pub struct StepCost {
     pub step: String,
     pub seconds: f64,
+    /// CPU time of all threads; `null` where the system doesn't tell.
+    #[serde(default)]
+    pub cpu_seconds: Option<f64>,
     /// Highest memory of the process during the step; `null` where the system doesn't tell.
     pub peak_mib: Option<f64>,
 }
@@ -104,7 +107,7 @@ impl Costs {
         let clock = Stopwatch::start();
         let out = work();
         let peak_mib = peak_memory_bytes().map(|b| b as f64 / f64::from(1 << 20));
-        self.steps.push(StepCost { step: name.into(), seconds: clock.seconds(), peak_mib });
+        self.steps.push(StepCost { step: name.into(), seconds: clock.seconds(), cpu_seconds: clock.cpu_seconds(), peak_mib });
         out
     }
 }
@@ -120,10 +123,10 @@ pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settin
     let image = Image { data: &prepared.image, channels: prepared.channels, shape: prepared.shape };
 
     let asked = settings.choice != Choice::All;
-    let glanced = if asked { costs.step("glance", || screener.glance(image, &plan)) } else { Glanced::unasked(&plan) };
+    let glanced = if asked { costs.step("glance", || screener.glance(image, &plan))? } else { Glanced::unasked(&plan) };
     let focus = |numbers: &[usize]| -> Result<Vec<Vec<f32>>> {
         let starts: Vec<[usize; 3]> = numbers.iter().map(|&i| plan.starts[i]).collect();
-        Ok(screener.focus(image, &starts))
+        screener.focus(image, &starts)
     };
     let mut looked = costs.step("focus", || plan.run(&glanced, settings.choice, &budget, focus))?;
     if looked.skipped > 0 {

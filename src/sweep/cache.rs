@@ -46,7 +46,7 @@ impl FocusCache {
     }
 
     /// The votes of `case` on the windows of `plan`; `focus` gives the probabilities `[windows][window]` where they are not there yet.
-    pub fn votes(&self, case: &Case, plan: &Plan, focus: impl FnOnce() -> Vec<Vec<f32>>) -> Result<Votes> {
+    pub fn votes(&self, case: &Case, plan: &Plan, focus: impl FnOnce() -> Result<Vec<Vec<f32>>>) -> Result<Votes> {
         let mut hasher = blake3::Hasher::new();
         hash(&case.image, &mut hasher)?;
         hasher.update(format!("{:?} {:?}", plan.window, plan.starts).as_bytes());
@@ -57,7 +57,7 @@ impl FocusCache {
         {
             return Ok(votes);
         }
-        let votes = Votes::of(&focus(), plan, self.threshold);
+        let votes = Votes::of(&focus()?, plan, self.threshold);
         std::fs::create_dir_all(&self.dir).map_err(|e| panscreen_envs::Error::io(&self.dir, e))?;
         write_atomic(&path, &votes.to_bytes())?;
         Ok(votes)

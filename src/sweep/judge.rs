@@ -120,7 +120,7 @@ fn look<B: TrainBackend>(model: &Model<B>, cases: Vec<Case>, cache: &FocusCache,
         let config = ScreenConfig { decode: Some(Decoder::Threshold), ..model.config.screen.clone() };
         let plan = model.screener.plan(case.scan.shape, &config);
         let image = Image { data: &case.scan.image, channels: case.scan.channels, shape: case.scan.shape };
-        let glanced = model.screener.glance(image, &plan);
+        let glanced = model.screener.glance(image, &plan)?;
         let votes = cache.votes(&store.cases()[i], &plan, || model.screener.focus(image, &plan.starts))?;
         let lesion = case.scan.lesion.iter().map(|&n| (n > 0) as u8).collect();
         let numbers = case.scan.lesion.clone();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::support::World;
 
-const VERBS: [&str; 32] = [
+const VERBS: [&str; 33] = [
     "",
     "demo",
     "train",
@@ -31,6 +31,7 @@ const VERBS: [&str; 32] = [
     "config explain",
     "config schema",
     "model",
+    "model new",
     "model info",
     "model import",
     "model export",

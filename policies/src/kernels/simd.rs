@@ -3,6 +3,8 @@
 //! A kernel is written once, generic over [`Lanes`] and `#[inline(always)]`; [`dispatch`] compiles it again under each
 //! instruction set's `target_feature` and calls the one asked for.
 
+use std::sync::OnceLock;
+
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
@@ -14,8 +16,13 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The best that this processor has.
+    /// The best that this processor has; plain Rust where the environment has `PANSCREEN_PORTABLE` (results are then the same to the bit on
+    /// other processors too).
     pub fn detect() -> Self {
+        static PORTABLE: OnceLock<bool> = OnceLock::new();
+        if *PORTABLE.get_or_init(|| std::env::var_os("PANSCREEN_PORTABLE").is_some()) {
+            return Isa::Portable;
+        }
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
             return Isa::Avx2;

@@ -52,6 +52,7 @@ pub struct SelectionState {
 }
 
 impl State {
+    /// Before the first step.
     pub fn new(seed: u64) -> Self {
         let env = EnvState { seed, index: 0 };
         State { env, without_better: 0, best: None, operating_point: None, finished: false, selection: None }

@@ -94,7 +94,7 @@ impl Seen {
             let mut focus = self.focus.borrow_mut();
             let new: Vec<usize> = numbers.iter().copied().filter(|&i| focus[i].is_none()).collect();
             let starts: Vec<[usize; 3]> = new.iter().map(|&i| self.plan.starts[i]).collect();
-            for (i, p) in new.into_iter().zip(screener.focus(image(&self.scan), &starts)) {
+            for (i, p) in new.into_iter().zip(screener.focus(image(&self.scan), &starts)?) {
                 focus[i] = Some(p);
             }
             Ok(numbers.iter().filter_map(|&i| focus[i].clone()).collect())
@@ -126,7 +126,7 @@ pub fn look<B: InferBackend>(screener: &Screener<B>, store: &Store, config: &Con
         .map(|i| {
             let case = store.load(i)?;
             let plan = screener.plan(case.scan.shape, &config.screen);
-            let glanced = screener.glance(image(&case.scan), &plan);
+            let glanced = screener.glance(image(&case.scan), &plan)?;
             let lesion = case.scan.lesion.iter().map(|&n| (n > 0) as u8).collect();
             let focus = RefCell::new(vec![None; plan.starts.len()]);
             Ok(Seen { name: case.scan.name.clone(), plan, glanced, focus, lesion, spacing_mm: case.spacing_mm, scan: case.scan })

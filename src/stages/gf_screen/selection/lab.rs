@@ -61,7 +61,7 @@ impl Lab {
             let mut table = TableBuilder::new(&case.scan, voxel_ml, config.env.window, threshold, &*reward, keep);
             let image = Image { data: &case.scan.image, channels: case.scan.channels, shape: case.scan.shape };
             for starts in plan.starts[..plan.grid].chunks(screener.batch) {
-                starts.iter().zip(screener.focus(image, starts)).for_each(|(start, p)| table.add(*start, p));
+                starts.iter().zip(screener.focus(image, starts)?).for_each(|(start, p)| table.add(*start, p));
             }
             tables.push(table.finish(keep.then_some((case.spacing_mm, &importance[..])))?);
             observer.advance(1, &[]);
