@@ -51,7 +51,7 @@ fn name(decoder: Decoder) -> &'static str {
 /// Windows above `threshold` that this decoder chooses.
 fn choose(decoder: Decoder, scored: Scored, threshold: f32) -> Vec<usize> {
     let kind = match decoder {
-        Decoder::Threshold => DecoderKind::Threshold(Threshold { threshold, ..Default::default() }),
+        Decoder::Threshold => DecoderKind::Threshold(Threshold { threshold }),
         Decoder::GreedyApart => DecoderKind::GreedyApart(GreedyApart { threshold, ..Default::default() }),
         Decoder::CoverMass => DecoderKind::CoverMass(CoverMass { least: threshold, ..Default::default() }),
     };

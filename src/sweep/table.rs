@@ -87,7 +87,7 @@ fn results(root: &Path) -> Result<Vec<(String, Results)>> {
         let folder = PointFolder(entry.path());
         points.extend(folder.point()?.filter(|p| !p.shared).map(|p| (p, folder)));
     }
-    points.sort_by(|a, b| (a.0.trial, a.0.seed).cmp(&(b.0.trial, b.0.seed)));
+    points.sort_by_key(|p| (p.0.trial, p.0.seed));
     let mut rows: Vec<(String, Results)> = Vec::new();
     for (point, folder) in points {
         let name = point.row();

@@ -1,7 +1,8 @@
 //! The tree-structured Parzen estimator: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011.
 //!
 //! Each key by itself: one density of the good trials, one of the others; of draws from the first, the one with the highest ratio is tried next.
-//! Defaults are Optuna's: 10 random trials first, the best tenth (at most 25) are good, 24 candidates, a prior over the whole range.
+//! Defaults are those of Optuna's `TPESampler`: 10 random trials first, the best tenth (at most 25) are good, 24 candidates, a prior over the
+//! whole range, and of more than 25 trials the older ones weigh less.
 
 use panscreen_envs::rng::{RngExt, Stream};
 use toml::Value;
@@ -15,15 +16,17 @@ const MOST_GOOD: usize = 25;
 
 /// The next trial after `history`: values by key, and how good they were (higher is better).
 pub fn suggest(space: &[(String, Param)], history: &[(Params, f64)], rng: &mut Stream) -> Params {
-    let mut order: Vec<&(Params, f64)> = history.iter().collect();
-    order.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let good = history.len().div_ceil(10).min(MOST_GOOD);
-    let (good, rest) = order.split_at(good.min(order.len()));
-    let of = |key: &str, trials: &[&(Params, f64)]| trials.iter().filter_map(|t| t.0.get(key).cloned()).collect::<Vec<Value>>();
+    let mut order: Vec<usize> = (0..history.len()).collect();
+    order.sort_by(|&a, &b| history[b].1.total_cmp(&history[a].1));
+    let count = history.len().div_ceil(10).min(MOST_GOOD);
+    let is_good = |i: usize| order[..count].contains(&i);
+    // Both in the order in which they were tried.
+    let (good, rest): (Vec<usize>, Vec<usize>) = (0..history.len()).partition(|&i| is_good(i));
+    let of = |key: &str, trials: &[usize]| trials.iter().filter_map(|&i| history[i].0.get(key).cloned()).collect::<Vec<Value>>();
     space
         .iter()
         .map(|(key, param)| {
-            let (good, rest) = (of(key, good), of(key, rest));
+            let (good, rest) = (of(key, &good), of(key, &rest));
             let value = match param {
                 _ if history.len() < STARTUP => param.draw(rng),
                 Param::Choices(choices) => choices[choose(choices, &good, &rest, rng)].clone(),
@@ -34,15 +37,30 @@ pub fn suggest(space: &[(String, Param)], history: &[(Params, f64)], rng: &mut S
         .collect()
 }
 
-/// Counts with one more of everything, so that nothing is impossible.
+/// How much each of `count` trials weighs, the oldest first.
+fn weights(count: usize) -> Vec<f64> {
+    const RECENT: usize = 25;
+    let ramp = count.saturating_sub(RECENT);
+    let from = 1.0 / count.max(1) as f64;
+    let old = |i: usize| from + (1.0 - from) * if ramp > 1 { i as f64 / (ramp - 1) as f64 } else { 0.0 };
+    (0..count).map(|i| if i < ramp { old(i) } else { 1.0 }).collect()
+}
+
+/// One distribution for each value seen, mostly of itself, and an even one as a prior, so that nothing is impossible.
 fn choose(choices: &[Value], good: &[Value], rest: &[Value], rng: &mut Stream) -> usize {
-    let weights = |seen: &[Value]| -> Vec<f64> {
-        let counts: Vec<f64> =
-            choices.iter().map(|c| 1.0 / choices.len() as f64 + seen.iter().filter(|s| *s == c).count() as f64).collect();
-        let sum: f64 = counts.iter().sum();
-        counts.into_iter().map(|c| c / sum).collect()
+    let probabilities = |seen: &[Value]| -> Vec<f64> {
+        let spread = 1.0 / (seen.len() + 1) as f64;
+        let all = 1.0 + spread * choices.len() as f64;
+        let mut sums = vec![1.0 / choices.len() as f64; choices.len()];
+        for (value, weight) in seen.iter().zip(weights(seen.len())) {
+            for (sum, choice) in sums.iter_mut().zip(choices) {
+                *sum += weight * (spread + if choice == value { 1.0 } else { 0.0 }) / all;
+            }
+        }
+        let total: f64 = sums.iter().sum();
+        sums.into_iter().map(|s| s / total).collect()
     };
-    let (good, rest) = (weights(good), weights(rest));
+    let (good, rest) = (probabilities(good), probabilities(rest));
     let drawn = (0..CANDIDATES).map(|_| pick(&good, rng));
     best(drawn, |&i| good[i] / rest[i]).unwrap_or(0)
 }
@@ -89,31 +107,48 @@ fn pick(weights: &[f64], rng: &mut Stream) -> usize {
 
 /// Normal densities cut to a range: one at each value seen, and one over the whole range as a prior.
 struct Parzen {
-    kernels: Vec<(f64, f64)>,
+    /// Centre, width and weight; weights sum to 1.
+    kernels: Vec<(f64, f64, f64)>,
     low: f64,
     high: f64,
 }
 
 impl Parzen {
+    /// `seen` in the order of trials.
     fn new(seen: &[f64], (low, high): (f64, f64)) -> Self {
-        let width = high - low;
-        let mut centres: Vec<f64> = seen.to_vec();
-        centres.push((low + high) / 2.0);
-        centres.sort_by(f64::total_cmp);
-        let prior = centres.iter().position(|&c| c == (low + high) / 2.0).unwrap_or(0);
-        // As wide as the larger gap to a neighbour, within bounds ("magic clip").
-        let least = width / (1.0 + centres.len() as f64).min(100.0);
+        let (width, n) = (high - low, seen.len());
+        let mut order: Vec<usize> = (0..n).collect();
+        order.sort_by(|&a, &b| seen[a].total_cmp(&seen[b]));
+        let at = |i: usize| seen[order[i]];
+        // As wide as the larger gap to a neighbour, within bounds ("magic clip"). The ends of the range are neighbours of one value alone.
+        let least = width / (n as f64 + 2.0).min(100.0);
         let wide = |i: usize| {
-            let left = if i == 0 { centres[i] - low } else { centres[i] - centres[i - 1] };
-            let right = if i + 1 == centres.len() { high - centres[i] } else { centres[i + 1] - centres[i] };
+            let left = if i > 0 {
+                at(i) - at(i - 1)
+            } else if n == 1 {
+                at(i) - low
+            } else {
+                0.0
+            };
+            let right = if i + 1 < n {
+                at(i + 1) - at(i)
+            } else if n == 1 {
+                high - at(i)
+            } else {
+                0.0
+            };
             left.max(right).clamp(least, width)
         };
-        let kernels = (0..centres.len()).map(|i| (centres[i], if i == prior { width } else { wide(i) })).collect();
+        let weights = weights(n);
+        let sum = 1.0 + weights.iter().sum::<f64>();
+        let mut kernels: Vec<(f64, f64, f64)> = (0..n).map(|i| (at(i), wide(i), weights[order[i]] / sum)).collect();
+        kernels.push(((low + high) / 2.0, width, 1.0 / sum));
         Parzen { kernels, low, high }
     }
 
     fn draw(&self, rng: &mut Stream) -> f64 {
-        let (centre, sigma) = self.kernels[rng.random_range(0..self.kernels.len())];
+        let weights: Vec<f64> = self.kernels.iter().map(|k| k.2).collect();
+        let (centre, sigma, _) = self.kernels[pick(&weights, rng)];
         // By the inverse of the distribution, cut to the range.
         let (from, to) = (below((self.low - centre) / sigma), below((self.high - centre) / sigma));
         let u = from + (to - from) * rng.random::<f64>();
@@ -122,17 +157,13 @@ impl Parzen {
     }
 
     fn log_density(&self, x: f64) -> f64 {
-        let sum: f64 = self
-            .kernels
-            .iter()
-            .map(|(centre, sigma)| {
-                let z = (x - centre) / sigma;
-                let inside = below((self.high - centre) / sigma) - below((self.low - centre) / sigma);
-                (-z * z / 2.0).exp() / (sigma * inside.max(1e-12))
-            })
-            .sum();
-        let normal = (2.0 * std::f64::consts::PI).sqrt() * self.kernels.len() as f64;
-        (sum / normal).max(f64::MIN_POSITIVE).ln()
+        let density = |(centre, sigma, weight): &(f64, f64, f64)| {
+            let z = (x - centre) / sigma;
+            let inside = below((self.high - centre) / sigma) - below((self.low - centre) / sigma);
+            weight * (-z * z / 2.0).exp() / (sigma * inside.max(1e-12))
+        };
+        let sum: f64 = self.kernels.iter().map(density).sum();
+        (sum / (2.0 * std::f64::consts::PI).sqrt()).max(f64::MIN_POSITIVE).ln()
     }
 }
 
@@ -155,7 +186,6 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "fails: over 60 trials of these three keys it is no better than random draws yet"]
     fn it_finds_the_optimum_better_than_chance() {
         let space = params_of(
             &"x = { low = 1e-5, high = 10.0, log = true }\nn = { low = 0, high = 20 }\nword = [\"a\", \"b\", \"c\", \"d\"]"
@@ -164,7 +194,7 @@ mod tests {
         )
         .unwrap();
         let (mut tpe, mut random) = (0.0, 0.0);
-        for seed in 0..8 {
+        for seed in 0..16 {
             let mut history: Vec<(Params, f64)> = Vec::new();
             let mut chance = f64::NEG_INFINITY;
             for k in 0..60 {
@@ -174,10 +204,11 @@ mod tests {
                 let drawn: Params = space.iter().map(|(key, p)| (key.clone(), p.draw(&mut stream(seed, key, 1, k)))).collect();
                 chance = chance.max(worth(&drawn));
             }
-            tpe += history.iter().map(|h| h.1).fold(f64::NEG_INFINITY, f64::max) / 8.0;
-            random += chance / 8.0;
+            tpe += history.iter().map(|h| h.1).fold(f64::NEG_INFINITY, f64::max) / 16.0;
+            random += chance / 16.0;
         }
-        assert!(tpe > -0.1 && tpe > random, "tpe {tpe}, random {random}");
+        // Optuna 4: -0.01 and -0.66.
+        assert!(tpe > -0.2 && tpe > random + 0.2, "tpe {tpe}, random {random}");
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //!
 //! A node has a fixed number of parents; where an optional input is missing, the node of `x` stands in for it and no
 //! gradient is registered for that parent.
+//!
+//! Inputs are held (`_held`) until their node is registered: Burn drops nodes that no tensor holds whenever a backward pass ends on any thread,
+//! and with a parent's node its gradient would silently be lost.
 
 use super::backend::{AttentionConfig, KernelBackend, NormAct, Window};
 use burn::backend::Autodiff;
@@ -21,6 +24,7 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         bias: Option<FloatTensor<Self>>,
         window: Window,
     ) -> FloatTensor<Self> {
+        let _held = (x.rc.clone(), weight.rc.clone(), bias.as_ref().map(|input| input.rc.clone()));
         let nodes = [x.node.clone(), weight.node.clone(), bias.as_ref().unwrap_or(&x).node.clone()];
         let has_bias = bias.is_some();
         let bias = bias.map(|bias| bias.primitive);
@@ -34,6 +38,7 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
     }
 
     fn kernel_carry(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        let _held = x.rc.clone();
         match Carry.prepare::<C>([x.node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(gradient.primitive.clone(), B::kernel_carry(x.primitive, gradient.primitive)),
             OpsKind::UnTracked(prep) => prep.finish(B::kernel_carry(x.primitive, gradient.primitive)),
@@ -52,6 +57,7 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         bias: Option<FloatTensor<Self>>,
         stride: [usize; 3],
     ) -> FloatTensor<Self> {
+        let _held = (x.rc.clone(), weight.rc.clone(), bias.as_ref().map(|input| input.rc.clone()));
         let nodes = [x.node.clone(), weight.node.clone(), bias.as_ref().unwrap_or(&x).node.clone()];
         let has_bias = bias.is_some();
         let bias = bias.map(|bias| bias.primitive);
@@ -87,6 +93,7 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
     }
 
     fn kernel_max_pool3d(x: FloatTensor<Self>, window: Window) -> FloatTensor<Self> {
+        let _held = x.rc.clone();
         match MaxPool3d.prepare::<C>([x.node.clone()]).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let state = (prep.checkpoint(&x), window);
@@ -97,6 +104,7 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
     }
 
     fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Option<FloatTensor<Self>>) -> FloatTensor<Self> {
+        let _held = (x.rc.clone(), weight.rc.clone(), bias.as_ref().map(|input| input.rc.clone()));
         let nodes = [x.node.clone(), weight.node.clone(), bias.as_ref().unwrap_or(&x).node.clone()];
         let has_bias = bias.is_some();
         let bias = bias.map(|bias| bias.primitive);
@@ -110,6 +118,7 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
     }
 
     fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let _held = x.rc.clone();
         match Gelu.prepare::<C>([x.node.clone()]).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let state = prep.checkpoint(&x);
@@ -120,6 +129,7 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
     }
 
     fn kernel_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let _held = x.rc.clone();
         let y = B::kernel_softmax(x.primitive);
         match Softmax.prepare::<C>([x.node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(y.clone(), y),
@@ -128,6 +138,7 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
     }
 
     fn kernel_layer_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, beta: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        let _held = [x.rc.clone(), gamma.rc.clone(), beta.rc.clone()];
         match LayerNorm.prepare::<C>([x.node.clone(), gamma.node.clone(), beta.node.clone()]).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let state = (prep.checkpoint(&x), prep.checkpoint(&gamma), epsilon);
@@ -143,6 +154,7 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         regions: Option<FloatTensor<Self>>,
         config: AttentionConfig,
     ) -> FloatTensor<Self> {
+        let _held = (qkv.rc.clone(), bias.as_ref().map(|input| input.rc.clone()));
         let nodes = [qkv.node.clone(), bias.as_ref().unwrap_or(&qkv).node.clone()];
         let regions = regions.map(|regions| regions.primitive);
         match Attention.prepare::<C>(nodes).compute_bound().stateful() {

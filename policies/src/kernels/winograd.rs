@@ -317,6 +317,7 @@ impl Kernel for TransformInputs<'_> {
                             }
                         }
                     }
+                    #[expect(clippy::needless_range_loop, reason = "the index runs over the second dimension")]
                     for i in 0..16 {
                         let column = input_points::<L>(std::array::from_fn(|z| planes[z][i]));
                         for (z, value) in column.into_iter().enumerate() {
@@ -352,12 +353,14 @@ impl Kernel for TransformSums<'_> {
                     let from = sums.as_ptr().add(block * row_len + part);
                     let to = lines.as_mut_ptr().add(target + part);
                     let mut planes = [[L::zero(); 16]; 2];
+                    #[expect(clippy::needless_range_loop, reason = "the index runs over the second dimension")]
                     for i in 0..16 {
                         let pair = outputs_of::<L>(std::array::from_fn(|z| L::load(from.add((16 * z + i) * stride))));
                         (planes[0][i], planes[1][i]) = (pair[0], pair[1]);
                     }
                     for (z, points) in planes.iter().enumerate() {
                         let columns: [[L::V; 2]; 4] = std::array::from_fn(|x| outputs_of::<L>(std::array::from_fn(|y| points[4 * y + x])));
+                        #[expect(clippy::needless_range_loop, reason = "the index runs over the second dimension")]
                         for y in 0..2 {
                             let pair = outputs_of::<L>(std::array::from_fn(|x| columns[x][y]));
                             for (x, value) in pair.into_iter().enumerate() {

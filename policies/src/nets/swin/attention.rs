@@ -156,7 +156,10 @@ impl<B: KernelBackend> WindowAttention<B> {
         let table = self.relative_position_bias_table.val();
         let index = relative_positions(self.side, length);
         let index: Tensor<B, 1, Int> = Tensor::from_data(TensorData::new(index, [length * length]), &table.device());
-        table.select(0, index).transpose().reshape([self.heads, length, length])
+        // Each is held until the next is there; see `kernels::autodiff`.
+        let rows = table.select(0, index);
+        let columns = rows.clone().transpose();
+        columns.clone().reshape([self.heads, length, length])
     }
 }
 
