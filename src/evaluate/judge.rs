@@ -53,6 +53,9 @@ impl Placed {
     }
 }
 
+/// Counts up when the same files give another line.
+const LINE: u32 = 2;
+
 /// Hash of all that the record of a case depends on. A file that can't be read is hashed as such.
 pub fn key(files: CaseFiles, rule: &Rule) -> String {
     let hash = |path: &Path| {
@@ -67,7 +70,7 @@ pub fn key(files: CaseFiles, rule: &Rule) -> String {
     };
     let map = probability_map(files.folder, files.case).map(|p| hash(&p));
     let lesion = format!("{:?}", rule.lesion);
-    let of = json!([env!("CARGO_PKG_VERSION"), rule.protocol.name, lesion, all(files.reference), files.predicted.map(all), map]);
+    let of = json!([env!("CARGO_PKG_VERSION"), LINE, rule.protocol.name, lesion, all(files.reference), files.predicted.map(all), map]);
     blake3::hash(of.to_string().as_bytes()).to_hex()[..32].to_owned()
 }
 

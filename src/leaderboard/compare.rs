@@ -4,7 +4,7 @@ use panscreen_envs::metrics::Mean;
 use panscreen_envs::metrics::protocols::Metric;
 use panscreen_envs::metrics::statistics::adjust::Adjustment;
 use panscreen_envs::metrics::statistics::bootstrap::{singles, units_of};
-use panscreen_envs::metrics::statistics::describe::mean;
+use panscreen_envs::metrics::statistics::describe::mean as mean_of;
 use panscreen_envs::metrics::statistics::paired::{hodges_lehmann, sign_flip};
 use panscreen_envs::metrics::statistics::ranking::{RankBy, ScoreTable};
 use panscreen_envs::metrics::statistics::significance::SignificanceMap;
@@ -34,6 +34,8 @@ pub struct Column {
     pub cases: usize,
     /// Cases that the metric is not asked of.
     pub not_asked: usize,
+    /// Cases, among those compared, that no method lost.
+    pub common: usize,
     /// In the order of the methods.
     pub standings: Vec<Standing>,
     /// Agreement (Kendall's tau-b) of the ranking on draws of the cases with that on all: its mean, and what 95 % of the draws reach.
@@ -51,6 +53,8 @@ pub struct Standing {
     pub method: String,
     pub mean: Mean,
     pub interval: Option<Interval>,
+    /// Mean over the common cases alone: how good the method is where all have an answer. Nothing is ranked by it, for losing cases would pay.
+    pub common_mean: Option<f64>,
     pub median: Option<f64>,
     /// `null` where the metric has no worst value and a case is lost.
     pub rank_by_mean: Option<usize>,
@@ -130,7 +134,12 @@ pub fn compare(methods: &[Method], settings: &Settings) -> Leaderboard {
                 let outcomes: Vec<_> = asked.iter().map(|&k| m.cases[cases[k]].outcome(*structure, metric)).collect();
                 Mean::of(outcomes.iter().map(Option::as_ref), metric.worst)
             });
-            let input = Input { metric, scores, means: means.collect(), units, not_asked: cases.len() - asked.len(), main: *main };
+            let lost = |m: &Method, k: usize| {
+                let mut of_column = m.cases[cases[k]].structures.iter().filter(|s| structure.is_none_or(|name| s.structure == name));
+                of_column.any(|s| s.status != Status::Scored)
+            };
+            let common = (0..asked.len()).filter(|&i| !methods.iter().any(|m| lost(m, asked[i]))).collect();
+            let input = Input { metric, scores, means: means.collect(), units, common, not_asked: cases.len() - asked.len(), main: *main };
             column(structure.unwrap_or(CASES), methods, input, settings.resampling)
         })
         .collect();
@@ -149,13 +158,15 @@ struct Input<'a> {
     scores: Vec<Vec<Score>>,
     means: Vec<Mean>,
     units: Vec<Vec<usize>>,
+    /// Cases that no method lost.
+    common: Vec<usize>,
     not_asked: usize,
     main: bool,
 }
 
 /// `None` where no case is asked.
 fn column(structure: &str, methods: &[Method], input: Input, resampling: Resampling) -> Option<Column> {
-    let Input { metric, scores, means, units, not_asked, main } = input;
+    let Input { metric, scores, means, units, common, not_asked, main } = input;
     let sign = if metric.higher { 1.0 } else { -1.0 };
     let values = |s: &Vec<Score>| s.iter().map(|s| if let Score::Value(v) = s { Some(*v) } else { None }).collect::<Vec<_>>();
     let known: Vec<Vec<Option<f64>>> = scores.iter().map(values).collect();
@@ -174,6 +185,7 @@ fn column(structure: &str, methods: &[Method], input: Input, resampling: Resampl
     let standings = methods.iter().zip(means).zip(&stability.methods).enumerate().map(|(m, ((method, mean), s))| Standing {
         method: method.name.clone(),
         interval: if mean.mean.value().is_some() { interval(&known[m], &units, resampling) } else { None },
+        common_mean: mean_of(&common.iter().filter_map(|&i| known[m][i]).collect::<Vec<_>>()),
         median: significance.median[m].filter(|_| !any_lost(m)).map(|v| sign * v),
         rank_by_mean: whole.then_some(by_mean[m]),
         rank_by_median: whole.then_some(by_median[m]),
@@ -191,6 +203,7 @@ fn column(structure: &str, methods: &[Method], input: Input, resampling: Resampl
         main,
         cases: standing.first().map_or(0, Vec::len),
         not_asked,
+        common: common.len(),
         standings: standings.collect(),
         mean_tau: (methods.len() > 1).then_some(stability.mean_tau),
         tau_5_percent: (methods.len() > 1).then_some(stability.tau_5_percent),
@@ -209,8 +222,8 @@ fn pairs(methods: &[Method], scores: &[Vec<f64>], units: &[Vec<usize>], resampli
     let all: Vec<(usize, usize)> = (0..methods.len()).flat_map(|a| (a + 1..methods.len()).map(move |b| (a, b))).collect();
     let test = |&(a, b): &(usize, usize)| -> PairTest {
         let differences: Vec<f64> = scores[a].iter().zip(&scores[b]).map(|(x, y)| x - y).collect();
-        let mean_of = |unit: &Vec<usize>| unit.iter().map(|&i| differences[i]).sum::<f64>() / unit.len() as f64;
-        let of_units: Vec<f64> = units.iter().map(mean_of).collect();
+        let of_unit = |unit: &Vec<usize>| unit.iter().map(|&i| differences[i]).sum::<f64>() / unit.len() as f64;
+        let of_units: Vec<f64> = units.iter().map(of_unit).collect();
         let optional: Vec<Option<f64>> = differences.iter().copied().map(Some).collect();
         let two_sided = Alternative::TwoSided;
         PairTest {
@@ -218,7 +231,7 @@ fn pairs(methods: &[Method], scores: &[Vec<f64>], units: &[Vec<usize>], resampli
             b: methods[b].name.clone(),
             cases: differences.len(),
             units: units.len(),
-            mean_difference: mean(&differences).unwrap_or(0.0),
+            mean_difference: mean_of(&differences).unwrap_or(0.0),
             interval: interval(&optional, units, resampling),
             hodges_lehmann: hodges_lehmann(&of_units),
             wilcoxon_p: signed_rank(&of_units, Zeros::Discard, wilcoxon::Method::Auto, two_sided).map_or(1.0, |t| t.p),
@@ -296,6 +309,8 @@ mod tests {
         assert_eq!((dsc.cases, dsc.main, dsc.standings[1].rank_by_mean), (30, true, Some(1)));
         assert!(dsc.standings[2].mean.mean.value() < dsc.standings[0].mean.mean.value());
         assert_eq!((dsc.standings[2].mean.missing, dsc.standings[2].mean.values), (1, 29));
+        // Where both have an answer they are the same, and it is the lost case that ranks them.
+        assert_eq!((dsc.common, dsc.standings[2].common_mean), (29, dsc.standings[0].common_mean));
         assert_eq!((dsc.standings[1].wins, dsc.standings[1].first), (3, 1.0));
         let pair = &dsc.pairs[0];
         assert!(pair.mean_difference < 0.0 && pair.holm_p < 0.001 && pair.holm_p >= pair.wilcoxon_p && pair.interval.unwrap().high < 0.0);

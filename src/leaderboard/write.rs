@@ -41,6 +41,8 @@ impl Leaderboard {
                 six(s.mean.mean.value()),
                 six(s.interval.map(|i| i.low)),
                 six(s.interval.map(|i| i.high)),
+                c.common.to_string(),
+                six(s.common_mean),
                 six(s.median),
                 rank(s.rank_by_mean),
                 rank(s.rank_by_median),
@@ -150,7 +152,7 @@ fn scores_csv(methods: &[Method]) -> Result<String> {
     delimited(b',', &SCORES, rows)
 }
 
-const RANKS: [&str; 18] = [
+const RANKS: [&str; 20] = [
     "structure",
     "metric",
     "method",
@@ -160,6 +162,8 @@ const RANKS: [&str; 18] = [
     "mean",
     "low",
     "high",
+    "common",
+    "common_mean",
     "median",
     "rank_by_mean",
     "rank_by_median",

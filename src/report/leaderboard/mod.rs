@@ -97,7 +97,8 @@ pub fn page(m: &Material, drawings: &Drawings) -> String {
         page.section("Lesions and scans").table(&tables::detection_table(board)).figures(&figures(&drawings.detection));
     }
     if board.summaries.iter().any(|s| !s.groups.is_empty()) {
-        let said = "One factor at a time: factors that go together can't be told apart here. Figures are of the method that is first.";
+        let said = "One factor at a time: factors that go together can't be told apart here. Cases count as independent, also those of one patient. \
+                    Figures are of the method that is first.";
         page.section("Groups").prose(said).table(&tables::group_tests(board)).figures(&figures(&drawings.groups));
     }
     if !m.worst.is_empty() {

@@ -24,6 +24,8 @@ pub fn standings(board: &Leaderboard) -> Table<'static> {
                 Cell::number(s.interval.map(|i| i.low), 4),
                 Cell::number(s.interval.map(|i| i.high), 4),
                 Cell::number(s.median, 4),
+                Cell::number(s.common_mean, 4),
+                Cell::Number(c.common as f64, 0),
                 Cell::Number(s.mean.values as f64, 0),
                 Cell::Number(s.mean.missing as f64, 0),
                 Cell::Number(s.mean.failed as f64, 0),
@@ -31,12 +33,27 @@ pub fn standings(board: &Leaderboard) -> Table<'static> {
             ]);
         }
     }
-    const ALL: [&str; 12] =
-        ["rank", "method", "metric", "structure", "mean", "low", "high", "median", "values", "missing", "failed", "not asked"];
-    const ONE: [&str; 11] = ["rank", "method", "metric", "mean", "low", "high", "median", "values", "missing", "failed", "not asked"];
+    const ALL: [&str; 14] = [
+        "rank",
+        "method",
+        "metric",
+        "structure",
+        "mean",
+        "low",
+        "high",
+        "median",
+        "common mean",
+        "common",
+        "values",
+        "missing",
+        "failed",
+        "not asked",
+    ];
+    const ONE: [&str; 13] =
+        ["rank", "method", "metric", "mean", "low", "high", "median", "common mean", "common", "values", "missing", "failed", "not asked"];
     let several = several(board);
     Table {
-        caption: "Means over the cases that the metric is asked of, lost ones as the worst value. No number: a case is lost and the metric has no worst value. Rank: over all main metrics",
+        caption: "Means over the cases that the metric is asked of, lost ones as the worst value. No number: a case is lost and the metric has no worst value. Common: cases that no method lost, and the mean over them. Rank: over all main metrics",
         columns: if several { &ALL } else { &ONE },
         rows: without_structure(rows, several, 3),
     }
