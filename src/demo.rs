@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::{TrainBackend, Work, on_device};
 use crate::config::{self, Config, Device};
 use crate::error::{Error, Result};
-use crate::evaluate::{CaseScore, Judged, Summary, summarise};
+use crate::evaluate::{CaseScore, Scores};
 use crate::report::demo::{self as page, Pictured};
 use crate::run::usage::Stopwatch;
 use crate::run::{Observer, metrics};
@@ -182,7 +182,7 @@ impl Screening<'_> {
         model: &Model<B>,
         screened: &[Both],
         summary: &DemoSummary,
-        [chosen, all]: [&Summary; 2],
+        [chosen, all]: [&Scores; 2],
         operating: &Operating,
         path: &Path,
     ) -> Result<()> {
@@ -205,16 +205,15 @@ impl Screening<'_> {
     }
 }
 
-fn way(screened: &[Both], of: impl Fn(&Both) -> &(Screened, CaseScore)) -> (Way, Summary) {
-    let judged: Vec<Judged> = screened.iter().map(|b| Judged::Scored(of(b).1.clone())).collect();
-    let summary = summarise(&judged);
+fn way(screened: &[Both], of: impl Fn(&Both) -> &(Screened, CaseScore)) -> (Way, Scores) {
+    let scores = Scores::of(&screened.iter().map(|b| &of(b).1).collect::<Vec<_>>());
     let sum = |f: &dyn Fn(&Screened) -> f64| screened.iter().map(|b| f(&of(b).0)).sum::<f64>();
     let way = Way {
-        lesion_dice: summary.lesion_dice.mean.value().unwrap_or(0.0),
-        lesion_recall: summary.lesions.recall.value().unwrap_or(0.0),
-        false_positives_per_healthy_scan: summary.false_positives_per_healthy_scan,
+        lesion_dice: scores.lesion_dice.mean.value().unwrap_or(0.0),
+        lesion_recall: scores.lesions.recall.value().unwrap_or(0.0),
+        false_positives_per_healthy_scan: scores.false_positives_per_healthy_scan,
         windows_kept: sum(&|s| s.result.windows.kept as f64) / sum(&|s| s.result.windows.total as f64).max(1.0),
         seconds_per_scan: sum(&|s| s.result.seconds) / screened.len().max(1) as f64,
     };
-    (way, summary)
+    (way, scores)
 }

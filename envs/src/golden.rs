@@ -2,17 +2,8 @@
 
 use serde_json::Value;
 
-pub fn splitmix64(x: u64) -> u64 {
-    let mut z = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
-/// A number in 0..1 that depends on `seed + i` only.
-pub fn u01(seed: u64, i: u64) -> f64 {
-    (splitmix64(seed.wrapping_add(i)) >> 11) as f64 * (-53f64).exp2()
-}
+/// The generator of the golden files is that of our resampling.
+pub use crate::metrics::statistics::resample::{splitmix64, uniform as u01};
 
 pub fn fnv1a64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| (h ^ b as u64).wrapping_mul(0x0000_0100_0000_01b3))

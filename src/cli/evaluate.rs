@@ -1,11 +1,11 @@
 //! `panscreen evaluate`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use panscreen_envs::dataset::LesionClasses;
 use panscreen_envs::metrics::detection::SizeClass;
-use panscreen_envs::metrics::protocols::{self, touchstone};
+use panscreen_envs::metrics::protocols;
 use panscreen_envs::metrics::statistics::Interval;
 use panscreen_envs::metrics::{Mean, Outcome};
 
@@ -14,10 +14,13 @@ use super::output::{say, table};
 use super::{Context, Ended};
 use crate::evaluate::efficiency::Efficiency;
 use crate::evaluate::metadata::Metadata;
-use crate::evaluate::summary::{FactorAnalysis, Rate, Resampling, Screening, Summary};
-use crate::evaluate::touchstone::published;
+use crate::evaluate::screening::{Rate, Screening};
+use crate::evaluate::summary::{FactorAnalysis, Resampling, Summary};
+use crate::evaluate::touchstone::{self, published};
 use crate::evaluate::write::mean_text;
-use crate::evaluate::{Evaluation, Rule, Settings, Status, evaluate};
+use crate::evaluate::{CaseRecord, Evaluation, Rule, Settings, Status, evaluate};
+use crate::leaderboard::{Method, compare};
+use crate::report::leaderboard::{Sources, write};
 
 /// Judge a folder of masks by a folder of references, by the rule book of a benchmark.
 ///
@@ -37,7 +40,11 @@ pub struct EvaluateArgs {
     /// What `panscreen submit check --json` measured: seconds and memory of the container.
     #[arg(long, value_name = "FILE")]
     efficiency: Option<PathBuf>,
-    /// Write cases.jsonl (as cases finish), cases.tsv, summary.json, table.csv and table.tex into this folder.
+    /// Scans, to draw the worst cases on.
+    #[arg(long, value_name = "DIR", requires = "out")]
+    images: Option<PathBuf>,
+    /// Write cases.jsonl (as cases finish), cases.tsv, summary.json, table.csv, table.tex, and the page (index.html) with its figures (SVG, PNG)
+    /// into this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -85,23 +92,35 @@ pub fn run(args: EvaluateArgs, context: &Context) -> Result<Ended, Failure> {
     context.observer.phase("evaluate", None);
     let evaluation = evaluate(&args.pred, &args.r#ref, args.out.as_deref(), &settings, |_| context.observer.advance(1, &[]))?;
     context.observer.finish();
-    let lost = |status| evaluation.cases.iter().filter(move |c| c.status == status);
-    for case in lost(Status::Failed).chain(lost(Status::Unjudged)) {
+    let broken = |c: &&CaseRecord| c.status == Status::Unjudged || c.structures.iter().any(|s| s.status == Status::Failed);
+    for case in evaluation.cases.iter().filter(broken) {
         let reason = case.reason.as_deref().unwrap_or_default();
         // Some errors begin with the case.
         say(&format!("{}: {}", case.case, reason.strip_prefix(&format!("{}: ", case.case)).unwrap_or(reason)));
     }
     if let Some(out) = &args.out {
         evaluation.write(settings.rule.protocol, out)?;
+        context.observer.phase("write the page", None);
+        page(&evaluation, &args, &settings, out)?;
+        context.observer.finish();
     }
     context.output.result(&evaluation, text)?;
-    let whole = evaluation.summary.failed + evaluation.summary.unjudged == 0;
-    Ok(if whole { Ended::Done } else { Ended::WithFailures })
+    Ok(if evaluation.summary.is_whole() { Ended::Done } else { Ended::WithFailures })
+}
+
+/// The page of a leaderboard with one method.
+fn page(evaluation: &Evaluation, args: &EvaluateArgs, settings: &Settings, out: &Path) -> Result<(), Failure> {
+    let name = args.pred.file_name().map_or("prediction".into(), |n| n.to_string_lossy());
+    let method =
+        Method { name: name.into_owned(), folder: args.pred.clone(), cases: evaluation.cases.clone(), summary: evaluation.summary.clone() };
+    let board = compare(std::slice::from_ref(&method), settings);
+    let sources = Sources { reference: Some(&args.r#ref), images: args.images.as_deref() };
+    Ok(write(&board, &[method], settings, sources, out)?)
 }
 
 fn text(e: &Evaluation) -> String {
     let s = &e.summary;
-    let mut text = heading(s);
+    let mut text = format!("{}{}\n{}", rule_text(s), s.counts(), draws_text(s));
     let rows: Vec<[String; 6]> = s
         .table
         .iter()
@@ -122,15 +141,8 @@ fn text(e: &Evaluation) -> String {
         );
     }
     s.groups.iter().for_each(|g| text += &group_text(g));
-    if let Some(c) = &s.efficiency {
-        let area = c.mean_memory_area_mb_s.map_or(String::new(), |a| format!(", {a:.0} MB s under memory over time"));
-        let peak = c.peak_mb.map_or(String::new(), |p| format!(", at most {p:.0} MB"));
-        text += &format!(
-            "\n{:.1} s a case with the model load (at most {:.1} s){area}{peak}; {} launches",
-            c.mean_seconds, c.longest_seconds, c.launches
-        );
-    }
-    if s.protocol == touchstone::PROTOCOL.name {
+    text += &s.efficiency.as_ref().map_or(String::new(), |e| format!("\n{}", e.text()));
+    if touchstone::is_rule(&s.protocol) {
         text += &published_text();
     }
     if !e.without_reference.is_empty() {
@@ -139,17 +151,19 @@ fn text(e: &Evaluation) -> String {
     text
 }
 
-/// What stands above every table: the rule, what empty masks count as, what is wrong with the rule, and what became of the cases.
-pub fn heading(s: &Summary) -> String {
+/// What stands above every table: the rule, what empty masks count as, what is wrong with the rule.
+pub fn rule_text(s: &Summary) -> String {
     let flaws: String = s.known_flaws.iter().map(|f| format!("  {}: {}\n", f.name, f.text)).collect();
-    let unjudged = if s.unjudged > 0 { format!(", {} unjudged: their references can't be used", s.unjudged) } else { String::new() };
-    let units = s.patients.map_or("cases".to_owned(), |n| format!("{n} patients"));
     format!(
-        "{}\nempty masks: {}\nlost cases: missing and failed ones count as the worst value\nknown flaws:\n{flaws}\
-         {} cases ({} scored, {} missing, {} failed{unjudged}); {} of the scored with an empty mask\n\
-         intervals: 95 % over {} draws of {units}, seed {}\n\n",
-        s.rule, s.empty_masks, s.cases, s.scored, s.missing, s.failed, s.empty_predictions, s.resampling.resamples, s.resampling.seed
+        "{}\nempty masks: policy {}: {}\nlost cases: missing and failed ones count as the worst value\nknown flaws:\n{flaws}",
+        s.rule, s.empty_policy, s.empty_masks
     )
+}
+
+/// What intervals are made of.
+pub fn draws_text(s: &Summary) -> String {
+    let units = s.patients.map_or("cases".to_owned(), |n| format!("{n} patients"));
+    format!("intervals: 95 % over {} draws of {units}, seed {}\n\n", s.resampling.resamples, s.resampling.seed)
 }
 
 fn screening_text(s: &Screening) -> String {
@@ -163,21 +177,23 @@ fn screening_text(s: &Screening) -> String {
         rate(&s.recall)
     );
     text += &format!("lesion precision   {} ({} of {} findings)\n", number(&l.precision), l.findings - l.false_positives, l.findings);
+    let pairs = &s.one_to_one;
+    text += &format!("lesion F1          {}\n", number(&s.f1));
+    text += &format!(
+        "one to one         TP {}, FP {}, FN {}, F1 {} (IoU at least {})\n",
+        pairs.counts.tp,
+        pairs.counts.fp,
+        pairs.counts.fn_,
+        number(&pairs.f1),
+        pairs.least_iou
+    );
     let per_healthy = match (&l.false_positives_per_healthy_scan, &l.false_positive_ml_per_healthy_scan) {
         (Outcome::Value(n), Outcome::Value(ml)) => format!("{n:.4} findings, {ml:.4} mL on a lesion-free scan ({} scans)", l.healthy_scans),
         (other, _) => format!("on a lesion-free scan: {}", number(other)),
     };
     text += &format!("false positives    {} in all; {per_healthy}\n", l.false_positives);
     let sizes = |classes: &[SizeClass]| {
-        let named = classes.iter().filter(|c| c.lesions > 0).map(|c| {
-            let name = match (c.from, c.to) {
-                (None, Some(to)) => format!("< {to}"),
-                (Some(from), Some(to)) => format!("{from}-{to}"),
-                (Some(from), None) => format!(">= {from}"),
-                (None, None) => "all".into(),
-            };
-            format!("{name}: {} of {}", c.hits, c.lesions)
-        });
+        let named = classes.iter().filter(|c| c.lesions > 0).map(|c| format!("{}: {} of {}", c.label(), c.hits, c.lesions));
         named.collect::<Vec<_>>().join(", ")
     };
     text += &format!("found by mL        {}\nfound by mm        {}\n", sizes(&s.by_volume_ml), sizes(&s.by_diameter_mm));
@@ -211,19 +227,12 @@ fn group_text(g: &FactorAnalysis) -> String {
 }
 
 fn published_text() -> String {
-    let rows: Vec<[String; 7]> = published::PUBLIC
-        .iter()
-        .map(|(model, values)| {
-            let v = values.map(|v| v.map_or(String::new(), |v| format!("{v:.1}")));
-            let [a, b, c, d, e, f] = v;
-            [(*model).to_owned(), a, b, c, d, e, f]
-        })
-        .collect();
-    let [a, b, c, d, e, f] = published::PUBLIC_COLUMNS;
-    format!(
-        "\npublished (x 100, means of organ means; TS: TotalSegmentator, DAP: DAP Atlas)\n{}",
-        table(["method", a, b, c, d, e, f], &rows)
-    )
+    let shown = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.1}"));
+    let rows = published::PUBLIC.map(|(model, [a, b, c, d, e, f])| {
+        let [a, b, c, d, e, f] = [a, b, c, d, e, f].map(shown);
+        [model.to_owned(), a, b, c, d, e, f]
+    });
+    format!("\npublished (x 100, means of organ means; TS: TotalSegmentator, DAP: DAP Atlas)\n{}", table(published::PUBLIC_COLUMNS, &rows))
 }
 
 fn mean(m: &Mean) -> String {

@@ -3,16 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use panscreen_envs::io::write_atomic;
 
 use super::error::Failure;
-use super::evaluate::{HowArgs, heading};
+use super::evaluate::{HowArgs, draws_text, rule_text};
 use super::output::table;
 use super::{Context, Ended};
-use crate::leaderboard::pictures::{values, worst_cases};
+use crate::evaluate::summary::Summary;
 use crate::leaderboard::{Entry, Leaderboard, leaderboard};
-use crate::report::leaderboard::{Material, drawings, page};
-use crate::report::raster::{png_of, standalone};
+use crate::report::leaderboard::{Sources, write};
 
 /// Rank several methods on the same references: intervals, paired tests, rank stability, one HTML page.
 ///
@@ -35,9 +33,6 @@ pub struct LeaderboardArgs {
     out: PathBuf,
 }
 
-/// Cases shown as pictures.
-const WORST: usize = 10;
-
 pub fn run(args: LeaderboardArgs, context: &Context) -> Result<Ended, Failure> {
     context.use_threads(0)?;
     let settings = args.how.settings(None, context)?;
@@ -46,33 +41,18 @@ pub fn run(args: LeaderboardArgs, context: &Context) -> Result<Ended, Failure> {
     let (board, methods) = leaderboard(&entries, args.r#ref.as_deref(), &args.out, &settings, observer)?;
     observer.phase("write the page", None);
     board.write(&methods, &settings, &args.out)?;
-    let values: Vec<Vec<Vec<f64>>> = board.columns.iter().map(|c| values(c, &methods, settings.rule.protocol)).collect();
-    let worst = worst_cases(&board, &methods, &settings, args.r#ref.as_deref(), args.images.as_deref(), WORST);
-    let material = Material { board: &board, values: &values, worst: &worst };
-    let drawn = drawings(&material);
-    for d in drawn.all() {
-        let (file, svg) = (file_name(&d.name), standalone(&d.svg));
-        write_atomic(&args.out.join("figures").join(format!("{file}.svg")), svg.as_bytes())?;
-        if let Some(png) = png_of(&svg) {
-            write_atomic(&args.out.join("figures").join(format!("{file}.png")), &png)?;
-        }
-    }
-    write_atomic(&args.out.join("index.html"), page(&material, &drawn).as_bytes())?;
+    let sources = Sources { reference: args.r#ref.as_deref(), images: args.images.as_deref() };
+    write(&board, &methods, &settings, sources, &args.out)?;
     observer.finish();
     context.output.result(&board, |b| text(b, &args.out))?;
-    let whole = board.summaries.iter().all(|s| s.failed + s.unjudged == 0);
+    let whole = board.summaries.iter().all(Summary::is_whole);
     Ok(if whole { Ended::Done } else { Ended::WithFailures })
-}
-
-/// A name that every file system takes.
-fn file_name(name: &str) -> String {
-    name.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect()
 }
 
 fn text(board: &Leaderboard, out: &Path) -> String {
     let Some(first) = board.summaries.first() else { return String::new() };
-    // The counts differ between methods and stand in the table.
-    let head: String = heading(first).lines().filter(|l| !l.contains(" scored, ")).map(|l| format!("{l}\n")).collect();
+    let counts: String = board.methods.iter().zip(&board.summaries).map(|(m, s)| format!("{m}: {}\n", s.counts())).collect();
+    let head = format!("{}{counts}{}", rule_text(first), draws_text(first));
     let mut rows = Vec::new();
     for o in &board.overall {
         let Some(m) = board.methods.iter().position(|name| *name == o.method) else { continue };
@@ -104,9 +84,4 @@ fn text(board: &Leaderboard, out: &Path) -> String {
         pairs += &format!("{}: {} less {}: {:+.4}, Holm p {shown} ({} cases)\n", c.metric, p.a, p.b, p.mean_difference, p.cases);
     }
     format!("{head}\n{}\n{pairs}\npage: {}", table(columns, &rows), out.join("index.html").display())
-}
-
-#[test]
-fn figures_have_names_that_every_file_system_takes() {
-    assert_eq!(file_name("dsc_mean of cases/ä:b"), "dsc_mean_of_cases_ä_b");
 }

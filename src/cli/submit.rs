@@ -68,9 +68,6 @@ fn text(r: &Report) -> String {
         text += &format!("{}\n", table([l.launch.case.as_str(), "", "found"], &rows));
         text += &l.said.as_ref().map_or(String::new(), |said| format!("it said:\n{said}\n\n"));
     }
-    if let Some(e) = &r.efficiency {
-        let area = e.mean_memory_area_mb_s.map_or(String::new(), |a| format!(", {a:.0} MB s under memory over time"));
-        text += &format!("{:.1} s a case with the model load{area}\n", e.mean_seconds);
-    }
+    text += &r.efficiency.as_ref().map_or(String::new(), |e| format!("{}\n", e.text()));
     text + if r.passed { "passed" } else { "FAILED" }
 }

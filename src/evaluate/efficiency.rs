@@ -28,6 +28,14 @@ pub struct Efficiency {
 }
 
 impl Efficiency {
+    /// In one line.
+    pub fn text(&self) -> String {
+        let area = self.mean_memory_area_mb_s.map_or(String::new(), |a| format!(", {a:.0} MB s under memory over time"));
+        let peak = self.peak_mb.map_or(String::new(), |p| format!(", at most {p:.0} MB"));
+        let Efficiency { launches, mean_seconds, longest_seconds, .. } = self;
+        format!("{mean_seconds:.1} s a case with the model load (at most {longest_seconds:.1} s){area}{peak}; {launches} launches")
+    }
+
     /// `None` without launches.
     pub fn of(launches: &[Launch]) -> Option<Self> {
         let n = launches.len();
@@ -61,6 +69,7 @@ fn means_over_launches() {
     let launch = |seconds, memory| Launch { case: "a".into(), seconds, memory };
     let e = Efficiency::of(&[launch(1.0, memory(10.0, 5.0)), launch(3.0, memory(30.0, 9.0))]).unwrap();
     assert_eq!((e.mean_seconds, e.longest_seconds, e.mean_memory_area_mb_s, e.peak_mb), (2.0, 3.0, Some(20.0), Some(9.0)));
+    assert_eq!(e.text(), "2.0 s a case with the model load (at most 3.0 s), 20 MB s under memory over time, at most 9 MB; 2 launches");
     assert_eq!(Efficiency::of(&[launch(1.0, None)]).unwrap().peak_mb, None);
     assert_eq!(Efficiency::of(&[]), None);
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use panscreen_envs::dataset::LesionClasses;
-use panscreen_envs::metrics::detection::{LesionMatch, Matching, match_lesions};
-use panscreen_envs::metrics::matching::Links;
+use panscreen_envs::metrics::detection::{LesionMatch, Matching};
+use panscreen_envs::metrics::matching::{Counts, Links};
 use panscreen_envs::metrics::protocols::gf_screen::{self, Detection};
-use panscreen_envs::metrics::protocols::{Protocol, Structure, StructurePair};
+use panscreen_envs::metrics::protocols::{Protocol, Structure, StructurePair, panscreen};
 use panscreen_envs::metrics::{Outcome, Pair};
 use panscreen_envs::volume::components::Components;
 use panscreen_envs::volume::runs::Runs;
@@ -53,6 +53,9 @@ impl Placed {
     }
 }
 
+/// Counts up when the same files give another line.
+const LINE: u32 = 2;
+
 /// Hash of all that the record of a case depends on. A file that can't be read is hashed as such.
 pub fn key(files: CaseFiles, rule: &Rule) -> String {
     let hash = |path: &Path| {
@@ -67,22 +70,17 @@ pub fn key(files: CaseFiles, rule: &Rule) -> String {
     };
     let map = probability_map(files.folder, files.case).map(|p| hash(&p));
     let lesion = format!("{:?}", rule.lesion);
-    let of = json!([env!("CARGO_PKG_VERSION"), rule.protocol.name, lesion, all(files.reference), files.predicted.map(all), map]);
+    let of = json!([env!("CARGO_PKG_VERSION"), LINE, rule.protocol.name, lesion, all(files.reference), files.predicted.map(all), map]);
     blake3::hash(of.to_string().as_bytes()).to_hex()[..32].to_owned()
 }
 
 /// Judge one case. Nothing that is wrong with its files is an error: it is the case's status.
 pub fn judge(files: CaseFiles, rule: &Rule, key: String) -> CaseRecord {
-    let blank = CaseRecord {
-        case: files.case.to_owned(),
-        status: Status::Scored,
-        reason: None,
-        structures: Vec::new(),
-        lesions: None,
-        detection: None,
-        key,
-    };
-    try_judge(files, rule, blank.clone()).unwrap_or_else(|e| CaseRecord { status: Status::Unjudged, reason: Some(e.to_string()), ..blank })
+    let blank = CaseRecord::blank(files.case, key);
+    match try_judge(files, rule, blank.clone()) {
+        Ok(record) => record.settled(),
+        Err(e) => CaseRecord { status: Status::Unjudged, reason: Some(e.to_string()), ..blank },
+    }
 }
 
 /// Fails where the reference can't be used.
@@ -137,11 +135,6 @@ fn try_judge(files: CaseFiles, rule: &Rule, mut record: CaseRecord) -> Result<Ca
                 table
             });
         }
-        if let Some((status, reason)) = &lost
-            && *status > record.status
-        {
-            (record.status, record.reason) = (*status, Some(reason.clone()));
-        }
         record.structures.push(score(rule.protocol, StructurePair { structure: *structure, pair, above_one }, lost));
     }
     Ok(record)
@@ -163,6 +156,7 @@ fn score(protocol: &Protocol, case: StructurePair, lost: Option<(Status, String)
     StructureRecord {
         structure: case.structure.name.to_owned(),
         status: lost.as_ref().map_or(Status::Scored, |(status, _)| *status),
+        reason: lost.as_ref().map(|(_, reason)| reason.clone()),
         reference_ml,
         predicted_ml: lost.is_none().then_some(predicted_ml),
         values,
@@ -173,15 +167,18 @@ fn lesions(pair: &Pair, lost: bool, map: Option<&Path>, geometry: &Geometry) -> 
     let matching = Matching::default();
     if lost {
         let matched = LesionMatch::without_prediction(&pair.reference, pair.voxel_ml(), matching);
-        return LesionRecord { matched, links: Vec::new(), probabilities: None };
+        let one_to_one = Counts { fn_: matched.lesions.len(), ..Counts::default() };
+        return LesionRecord { matched, links: Vec::new(), one_to_one, probabilities: None };
     }
     let links = Links::of(pair, matching.connectivity);
+    let matched = LesionMatch::of(&links, pair.voxel_ml(), matching.min_predicted_ml);
+    let one_to_one = links.counts(&links.one_to_one(panscreen::LEAST_IOU));
     let probabilities = map.and_then(|path| {
         let map = io::open(path).ok().filter(|map| map.shape() == geometry.shape)?;
         Some(highest_in(&map.data, &pair.predicted, &links.findings))
     });
     let links = links.shared.iter().map(|s| [s.lesion, s.finding]).collect();
-    LesionRecord { matched: match_lesions(pair, matching), links, probabilities }
+    LesionRecord { matched, links, one_to_one, probabilities }
 }
 
 /// Highest value of `map` in each component of `mask`.

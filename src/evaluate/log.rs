@@ -114,8 +114,7 @@ mod tests {
     use crate::evaluate::record::Status;
 
     fn record(case: &str, key: &str) -> CaseRecord {
-        let (case, key) = (case.to_owned(), key.to_owned());
-        CaseRecord { case, status: Status::Missing, reason: None, structures: vec![], lesions: None, detection: None, key }
+        CaseRecord { status: Status::Missing, ..CaseRecord::blank(case, key.to_owned()) }
     }
 
     #[test]

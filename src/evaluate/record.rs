@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use panscreen_envs::metrics::detection::{LesionMatch, ScanCell};
+use panscreen_envs::metrics::detection::LesionMatch;
+use panscreen_envs::metrics::matching::Counts;
 use panscreen_envs::metrics::protocols::Metric;
 use panscreen_envs::metrics::protocols::gf_screen::Detection;
 use panscreen_envs::metrics::{Mean, Outcome};
@@ -26,9 +27,9 @@ pub enum Status {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CaseRecord {
     pub case: String,
-    /// The worst of its structures.
+    /// Missing or failed where every structure is: a case that lacks one organ is no missing case.
     pub status: Status,
-    /// Why it is not scored.
+    /// Why it, or the worst of its structures, is not scored.
     pub reason: Option<String>,
     pub structures: Vec<StructureRecord>,
     /// Where the protocol is one of lesions.
@@ -44,6 +45,8 @@ pub struct CaseRecord {
 pub struct StructureRecord {
     pub structure: String,
     pub status: Status,
+    /// Why it is not scored.
+    pub reason: Option<String>,
     pub reference_ml: f64,
     /// `null` where there is no usable prediction.
     pub predicted_ml: Option<f64>,
@@ -64,21 +67,13 @@ pub struct LesionRecord {
     pub matched: LesionMatch,
     /// `[lesion, finding]` that share a voxel.
     pub links: Vec<[usize; 2]>,
+    /// Matched one to one at the IoU of `lesion_f1`.
+    pub one_to_one: Counts,
     /// Highest lesion probability in each finding, from `CASE_probability.nii.gz` beside the mask; `null` without one.
     pub probabilities: Option<Vec<f64>>,
 }
 
 impl LesionRecord {
-    pub fn cell(&self) -> ScanCell {
-        match &self.matched {
-            LesionMatch { lesions, findings: None } => ScanCell::without_prediction(!lesions.is_empty()),
-            m if m.lesions.is_empty() && m.findings.iter().flatten().next().is_none() => ScanCell::TrueNegative,
-            m if m.lesions.is_empty() => ScanCell::FalsePositive,
-            m if m.hits() > 0 => ScanCell::TruePositive,
-            _ => ScanCell::FalseNegative,
-        }
-    }
-
     /// Scores of the findings: their probabilities, or their volumes in mL.
     pub fn scores(&self, by_probability: bool) -> Vec<f64> {
         match &self.probabilities {
@@ -89,6 +84,23 @@ impl LesionRecord {
 }
 
 impl CaseRecord {
+    /// A case without a structure yet.
+    pub fn blank(case: &str, key: String) -> Self {
+        let case = case.to_owned();
+        CaseRecord { case, status: Status::Scored, reason: None, structures: Vec::new(), lesions: None, detection: None, key }
+    }
+
+    /// Status and reason from the structures that it has.
+    pub fn settled(mut self) -> Self {
+        // The first of the worst.
+        let worst = self.structures.iter().filter(|s| s.status != Status::Scored).rev().max_by_key(|s| s.status);
+        self.reason = worst.and_then(|s| s.reason.clone());
+        if let Some(worst) = worst.filter(|_| self.structures.iter().all(|s| s.status != Status::Scored)) {
+            self.status = worst.status;
+        }
+        self
+    }
+
     /// The outcome of `metric` on `structure`, as [`panscreen_envs::metrics::Mean::of`] takes it: `None` for a missing prediction.
     ///
     /// `None` for the structure: the mean over the case's structures, where a lost one counts as the metric's worst value.
@@ -131,4 +143,40 @@ pub enum Score {
     Value(f64),
     NotAsked,
     Lost,
+}
+
+#[cfg(test)]
+mod tests {
+    use panscreen_envs::metrics::protocols::touchstone;
+
+    use super::*;
+
+    fn organ(name: &str, dsc: Option<f64>, status: Status) -> StructureRecord {
+        let reason = (status != Status::Scored).then(|| format!("no {name}"));
+        let values = BTreeMap::from([("dsc".to_owned(), dsc.map_or(Outcome::failed("lost"), Outcome::Value))]);
+        StructureRecord { structure: name.into(), status, reason, reference_ml: 1.0, predicted_ml: dsc.map(|_| 1.0), values }
+    }
+
+    fn case(structures: Vec<StructureRecord>) -> CaseRecord {
+        CaseRecord { structures, ..CaseRecord::blank("c", String::new()) }.settled()
+    }
+
+    #[test]
+    fn a_case_is_lost_where_all_of_its_structures_are() {
+        let dsc = &touchstone::PROTOCOL.metrics[0];
+        let (there, missing, failed) = (
+            || organ("liver", Some(0.8), Status::Scored),
+            || organ("aorta", None, Status::Missing),
+            || organ("spleen", None, Status::Failed),
+        );
+        let one = case(vec![missing(), there()]);
+        assert_eq!((one.status, one.reason.as_deref()), (Status::Scored, Some("no aorta")));
+        // The organ that is missing costs the case's mean, and is missing in its own column.
+        assert_eq!((one.outcome(None, dsc), one.outcome(Some("aorta"), dsc)), (Some(Outcome::Value(0.4)), None));
+        let all = case(vec![missing(), failed()]);
+        assert_eq!((all.status, all.reason.as_deref()), (Status::Failed, Some("no spleen")));
+        let none = case(vec![missing(), missing()]);
+        assert_eq!((none.status, none.outcome(None, dsc)), (Status::Missing, None));
+        assert_eq!(case(vec![there()]).reason, None);
+    }
 }

@@ -1,24 +1,20 @@
 //! The figures of a cohort, every mean with its counts and its interval.
 
-use panscreen_envs::metrics::calibration::{Bin, Forecasts, largest_gap, mean_gap};
-use panscreen_envs::metrics::detection::{LesionSummary, ScanTable, Size, SizeClass, sensitivity_by_size};
-use panscreen_envs::metrics::froc::{CAMELYON, FreeResponse, FrocPoint, LUNA, froc_score};
-use panscreen_envs::metrics::protocols::gf_screen::Rates;
+use panscreen_envs::metrics::detection::ScanTable;
+use panscreen_envs::metrics::protocols::gf_screen::{Detection, Rates};
 use panscreen_envs::metrics::protocols::{Metric, Protocol};
-use panscreen_envs::metrics::roc::{Auc, Scored};
 use panscreen_envs::metrics::statistics::Interval;
-use panscreen_envs::metrics::statistics::adjust::Adjustment;
-use panscreen_envs::metrics::statistics::bootstrap::{Bootstrap, IntervalKind, units_of};
-use panscreen_envs::metrics::statistics::describe::{quantile, variance};
+use panscreen_envs::metrics::statistics::bootstrap::{Bootstrap, IntervalKind, singles, units_of};
+use panscreen_envs::metrics::statistics::describe::{mean, quantile, variance};
 use panscreen_envs::metrics::statistics::groups::GroupAnalysis;
 use panscreen_envs::metrics::statistics::resample::Draws;
-use panscreen_envs::metrics::statistics::special::wilson;
 use panscreen_envs::metrics::{Mean, Outcome};
 use serde::{Deserialize, Serialize};
 
 use super::efficiency::Efficiency;
 use super::metadata::Metadata;
-use super::record::{CaseRecord, LesionRecord, Score, Status};
+use super::record::{CaseRecord, Score, Status};
+use super::screening::Screening;
 
 /// How intervals are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,15 +35,24 @@ impl Resampling {
 pub struct Summary {
     pub protocol: String,
     pub rule: String,
+    /// Name of the policy for empty masks in the first metric.
+    pub empty_policy: String,
     /// What empty masks count as.
     pub empty_masks: String,
-    pub known_flaws: Vec<Flaw>,
+    pub known_flaws: Vec<Note>,
+    /// What each metric is, with its unit.
+    pub metrics: Vec<Note>,
     pub cases: usize,
+    /// Cases with at least one structure that was measured.
     pub scored: usize,
+    /// Cases without any prediction.
     pub missing: usize,
+    /// Cases none of whose predictions can be used.
     pub failed: usize,
     /// Cases whose reference can't be used; they are in no mean.
     pub unjudged: usize,
+    /// Structures of all judged cases; of lesions there is one a case.
+    pub structures: Structures,
     /// Predictions without a marked voxel, among the scored.
     pub empty_predictions: usize,
     pub resampling: Resampling,
@@ -61,11 +66,40 @@ pub struct Summary {
     pub efficiency: Option<Efficiency>,
 }
 
-/// Something about the rule that a reader of its numbers must know.
+/// Something that a reader of the numbers must know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Flaw {
+pub struct Note {
     pub name: String,
     pub text: String,
+}
+
+impl Note {
+    fn of(name: &str, text: &str) -> Self {
+        Note { name: name.into(), text: text.into() }
+    }
+}
+
+/// What became of the structures of a cohort.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Structures {
+    pub scored: usize,
+    pub missing: usize,
+    pub failed: usize,
+    /// Scored cases that lack one or more.
+    pub cases_in_part: usize,
+}
+
+impl Structures {
+    fn of(cases: &[&CaseRecord]) -> Self {
+        let count = |status| cases.iter().flat_map(|c| &c.structures).filter(|s| s.status == status).count();
+        let in_part = |c: &&&CaseRecord| c.status == Status::Scored && c.structures.iter().any(|s| s.status != Status::Scored);
+        Structures {
+            scored: count(Status::Scored),
+            missing: count(Status::Missing),
+            failed: count(Status::Failed),
+            cases_in_part: cases.iter().filter(in_part).count(),
+        }
+    }
 }
 
 /// One metric of one structure over the cohort.
@@ -88,51 +122,6 @@ pub const STRUCTURES: &str = "mean of structures";
 /// The mean over cases of each case's mean over its structures.
 pub const CASES: &str = "mean of cases";
 
-/// Lesions and scans: found, missed, wrongly marked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Screening {
-    pub scans: ScanTable,
-    pub sensitivity: Rate,
-    pub specificity: Rate,
-    pub lesions: LesionSummary,
-    pub recall: Rate,
-    pub by_volume_ml: Vec<SizeClass>,
-    pub by_diameter_mm: Vec<SizeClass>,
-    /// What findings are scored by: `probability` (saved beside the masks) or `volume_ml`.
-    pub scores: String,
-    /// Area under the ROC of scans by their highest score, with DeLong's interval.
-    pub auc: Option<Auc>,
-    pub auc_interval: Option<Interval>,
-    pub average_precision: Option<f64>,
-    pub froc: Option<Vec<FrocPoint>>,
-    pub camelyon_score: Option<f64>,
-    pub luna_score: Option<f64>,
-    /// Of findings by their probability; `null` where masks came without.
-    pub calibration: Option<Calibration>,
-}
-
-/// A share with what it is of.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Rate {
-    pub value: Outcome,
-    pub hits: usize,
-    pub of: usize,
-    /// Wilson's 95 %.
-    pub interval: Option<Interval>,
-}
-
-/// Is a finding of probability p a lesion in p of the cases?
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Calibration {
-    pub findings: usize,
-    /// Mean and largest gap over ten bins of equal width, mean gap over ten of equal mass.
-    pub ece: Option<f64>,
-    pub mce: Option<f64>,
-    pub ace: Option<f64>,
-    pub brier: f64,
-    pub bins: Vec<Bin>,
-}
-
 /// One of GF-Screen's tables.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DetectionTable {
@@ -152,6 +141,32 @@ pub struct FactorAnalysis {
     pub analysis: GroupAnalysis,
 }
 
+impl Summary {
+    /// No prediction and no reference had to be given up. Missing predictions are for the reader to judge.
+    pub fn is_whole(&self) -> bool {
+        self.structures.failed + self.unjudged == 0
+    }
+
+    /// Cases in one line, structures too where a case has several.
+    pub fn counts(&self) -> String {
+        let unjudged =
+            if self.unjudged > 0 { format!(", {} unjudged: their references can't be used", self.unjudged) } else { String::new() };
+        let Summary { cases, scored, missing, failed, empty_predictions, .. } = self;
+        let Structures { scored: whole, missing: without, failed: broken, cases_in_part } = self.structures;
+        let all = whole + without + broken;
+        let structures = if all > *cases {
+            format!(
+                "; {all} structures ({whole} scored, {without} missing, {broken} failed; {cases_in_part} of the scored cases lack some)"
+            )
+        } else {
+            String::new()
+        };
+        format!(
+            "{cases} cases ({scored} scored, {missing} missing, {failed} failed{unjudged}){structures}; {empty_predictions} of the scored with an empty mask"
+        )
+    }
+}
+
 /// Groups smaller than this are listed and left out.
 pub const LEAST_GROUP: usize = 5;
 
@@ -166,24 +181,27 @@ pub fn summarise(
     let judged: Vec<&CaseRecord> = cases.iter().filter(|c| c.status != Status::Unjudged).collect();
     let names: Vec<&str> = judged.iter().map(|c| c.case.as_str()).collect();
     let patients = metadata.and_then(|m| m.patients(&names));
-    let units: Vec<Vec<usize>> = patients.as_ref().map_or_else(|| (0..judged.len()).map(|i| vec![i]).collect(), |p| units_of(p));
+    let units: Vec<Vec<usize>> = patients.as_ref().map_or_else(|| singles(judged.len()), |p| units_of(p));
     let count = |status| cases.iter().filter(|c| c.status == status).count();
     let nothing = |c: &&&CaseRecord| c.status == Status::Scored && c.structures.iter().all(|s| s.predicted_ml == Some(0.0));
     Summary {
         protocol: protocol.name.into(),
         rule: protocol.summary.into(),
+        empty_policy: protocol.policy.name.into(),
         empty_masks: protocol.empty.into(),
-        known_flaws: protocol.oddities.iter().map(|o| Flaw { name: o.name.into(), text: o.text.into() }).collect(),
+        known_flaws: protocol.oddities.iter().map(|o| Note::of(o.name, o.text)).collect(),
+        metrics: protocol.metrics.iter().map(|m| Note::of(m.name, m.summary)).collect(),
         cases: cases.len(),
         scored: count(Status::Scored),
         missing: count(Status::Missing),
         failed: count(Status::Failed),
         unjudged: count(Status::Unjudged),
+        structures: Structures::of(&judged),
         empty_predictions: judged.iter().filter(nothing).count(),
         resampling,
         patients: patients.is_some().then_some(units.len()),
         table: table(protocol, &judged, &units, resampling),
-        screening: protocol.is_of_lesions().then(|| screening(&judged.iter().filter_map(|c| c.lesions.as_ref()).collect::<Vec<_>>())),
+        screening: protocol.is_of_lesions().then(|| Screening::of(&judged.iter().filter_map(|c| c.lesions.as_ref()).collect::<Vec<_>>())),
         detection: detection(&judged),
         groups: metadata.map_or_else(Vec::new, |m| groups(protocol, &judged, &names, m)),
         efficiency,
@@ -200,9 +218,17 @@ fn table(protocol: &Protocol, cases: &[&CaseRecord], units: &[Vec<usize>], resam
             let means = rows.iter().filter(|r| r.metric == metric.name && r.structure != STRUCTURES).map(|r| &r.mean);
             let outcomes: Vec<Option<&Outcome>> = means.map(|m| Some(&m.mean)).collect();
             let mean = Mean::of(outcomes, metric.worst);
-            let name = STRUCTURES.to_owned();
-            let (metric, higher_is_better) = (metric.name.to_owned(), metric.higher);
-            rows.push(Row { structure: name, metric, higher_is_better, mean, interval: None, deviation: None, quartiles: None });
+            let interval =
+                if mean.mean.value().is_some() { interval_of_structures(protocol, metric, cases, units, resampling) } else { None };
+            rows.push(Row {
+                structure: STRUCTURES.to_owned(),
+                metric: metric.name.to_owned(),
+                higher_is_better: metric.higher,
+                mean,
+                interval,
+                deviation: None,
+                quartiles: None,
+            });
         }
         rows.extend(protocol.metrics.iter().map(|m| row(CASES, None, m, cases, units, resampling)));
     }
@@ -214,8 +240,7 @@ fn table(protocol: &Protocol, cases: &[&CaseRecord], units: &[Vec<usize>], resam
 fn row(name: &str, structure: Option<&str>, metric: &Metric, cases: &[&CaseRecord], units: &[Vec<usize>], resampling: Resampling) -> Row {
     let outcomes: Vec<Option<Outcome>> = cases.iter().map(|c| c.outcome(structure, metric)).collect();
     let mean = Mean::of(outcomes.iter().map(Option::as_ref), metric.worst);
-    let scores: Vec<Option<f64>> =
-        cases.iter().map(|c| if let Score::Value(v) = c.score(structure, metric) { Some(v) } else { None }).collect();
+    let scores = scores_of(structure, metric, cases);
     let values: Vec<f64> = scores.iter().flatten().copied().collect();
     // A mean that has failed gets no figures of the cases that are left.
     let whole = mean.mean.value().is_some();
@@ -231,6 +256,31 @@ fn row(name: &str, structure: Option<&str>, metric: &Metric, cases: &[&CaseRecor
     }
 }
 
+/// What each case counts as; `None` where the metric is not asked of it, or it is lost and there is no worst value.
+fn scores_of(structure: Option<&str>, metric: &Metric, cases: &[&CaseRecord]) -> Vec<Option<f64>> {
+    cases.iter().map(|c| if let Score::Value(v) = c.score(structure, metric) { Some(v) } else { None }).collect()
+}
+
+/// 95 % interval of the mean of the structures' means, by drawing units again; a structure that a draw does not hold is not in its mean.
+fn interval_of_structures(
+    protocol: &Protocol,
+    metric: &Metric,
+    cases: &[&CaseRecord],
+    units: &[Vec<usize>],
+    resampling: Resampling,
+) -> Option<Interval> {
+    let scores: Vec<Vec<Option<f64>>> = protocol.structures.iter().map(|s| scores_of(Some(s.name), metric, cases)).collect();
+    let units: Vec<Vec<usize>> = units.iter().filter(|u| u.iter().any(|&i| scores.iter().any(|s| s[i].is_some()))).cloned().collect();
+    if units.len() < 2 {
+        return None;
+    }
+    let statistic = |drawn: &[usize]| {
+        let of = |s: &Vec<Option<f64>>| mean(&drawn.iter().filter_map(|&i| s[i]).collect::<Vec<_>>());
+        mean(&scores.iter().filter_map(of).collect::<Vec<_>>()).unwrap_or(f64::NAN)
+    };
+    Bootstrap::of(&units, resampling.resamples, resampling.draws(), statistic)?.interval(IntervalKind::Percentile, 0.95)
+}
+
 /// 95 % interval of the mean of the scores that there are, by drawing units (patients, or cases) again.
 pub fn interval(scores: &[Option<f64>], units: &[Vec<usize>], resampling: Resampling) -> Option<Interval> {
     // Only units with a score: a draw without any would have no mean.
@@ -239,93 +289,8 @@ pub fn interval(scores: &[Option<f64>], units: &[Vec<usize>], resampling: Resamp
     if units.len() < 2 {
         return None;
     }
-    let mean = |drawn: &[usize]| drawn.iter().filter_map(|&i| scores[i]).sum::<f64>() / drawn.len() as f64;
-    Bootstrap::of(&units, resampling.resamples, resampling.draws(), mean)?.interval(IntervalKind::Percentile, 0.95)
-}
-
-fn rate(hits: usize, of: usize, if_none: &str) -> Rate {
-    Rate { value: Outcome::ratio(hits as f64, of as f64, if_none), hits, of, interval: wilson(hits, of, 0.95) }
-}
-
-fn screening(cases: &[&LesionRecord]) -> Screening {
-    let mut scans = ScanTable::default();
-    cases.iter().for_each(|c| scans.add(c.cell()));
-    let matched = || cases.iter().map(|c| &c.matched);
-    let lesions = LesionSummary::of(matched());
-    let usable = |c: &&&LesionRecord| c.matched.findings.is_some();
-    let by_probability = cases.iter().filter(usable).count() > 0 && cases.iter().filter(usable).all(|c| c.probabilities.is_some());
-    let response = free_response(cases, by_probability);
-    let froc = response.curve(false);
-    let scored = scan_scores(cases, by_probability);
-    let by_size = |size: Size| sensitivity_by_size(matched(), size, size.usual_limits());
-    let auc = scored.as_ref().map(Scored::auc);
-    Screening {
-        sensitivity: rate(scans.tp, scans.tp + scans.fn_, "no scan has a lesion"),
-        specificity: rate(scans.tn, scans.tn + scans.fp, "every scan has a lesion"),
-        scans,
-        recall: rate(lesions.hits, lesions.lesions, "no scan has a lesion"),
-        lesions,
-        by_volume_ml: by_size(Size::Ml),
-        by_diameter_mm: by_size(Size::DiameterMm),
-        scores: if by_probability { "probability" } else { "volume_ml" }.into(),
-        auc_interval: auc.and_then(|a| a.logit(0.95)),
-        auc,
-        average_precision: scored.as_ref().map(Scored::average_precision),
-        camelyon_score: froc.as_ref().and_then(|c| froc_score(c, &CAMELYON)),
-        luna_score: froc.as_ref().and_then(|c| froc_score(c, &LUNA)),
-        froc,
-        calibration: if by_probability { calibration(cases) } else { None },
-    }
-}
-
-fn free_response(cases: &[&LesionRecord], by_probability: bool) -> FreeResponse {
-    let mut all = FreeResponse::default();
-    for case in cases {
-        let lesions = case.matched.lesions.len();
-        let Some(findings) = &case.matched.findings else {
-            all.add_without_prediction(lesions);
-            continue;
-        };
-        let scores = case.scores(by_probability);
-        let mut best: Vec<Option<f64>> = vec![None; lesions];
-        for &[lesion, finding] in &case.links {
-            if let (Some(best), Some(&score)) = (best.get_mut(lesion), scores.get(finding)) {
-                *best = Some(best.map_or(score, |b| b.max(score)));
-            }
-        }
-        all.scans += 1;
-        all.lesions.extend(best);
-        all.false_positives.extend(findings.iter().zip(&scores).filter(|(f, _)| !f.hit()).map(|(_, s)| *s));
-    }
-    all
-}
-
-/// Scans by their highest score; a lost one gets the score that is most wrong.
-fn scan_scores(cases: &[&LesionRecord], by_probability: bool) -> Option<Scored> {
-    let top = |c: &LesionRecord| c.scores(by_probability).into_iter().fold(0.0, f64::max);
-    let highest = cases.iter().map(|c| top(c)).fold(0.0, f64::max);
-    let diseased: Vec<bool> = cases.iter().map(|c| !c.matched.lesions.is_empty()).collect();
-    let score = |c: &&LesionRecord| match (&c.matched.findings, c.matched.lesions.is_empty()) {
-        (Some(_), _) => top(c),
-        (None, true) => highest + 1.0,
-        (None, false) => -1.0,
-    };
-    Scored::new(&diseased, &cases.iter().map(score).collect::<Vec<_>>())
-}
-
-fn calibration(cases: &[&LesionRecord]) -> Option<Calibration> {
-    let (mut hit, mut p) = (Vec::new(), Vec::new());
-    for case in cases {
-        let findings = case.matched.findings.iter().flatten();
-        for (finding, probability) in findings.zip(case.scores(true)) {
-            hit.push(finding.hit());
-            p.push(probability.clamp(0.0, 1.0));
-        }
-    }
-    let forecasts = Forecasts::new(&hit, &p)?;
-    let bins = forecasts.equal_width(10);
-    let (ece, mce, ace) = (mean_gap(&bins), largest_gap(&bins), mean_gap(&forecasts.equal_mass(10)));
-    Some(Calibration { findings: hit.len(), ece, mce, ace, brier: forecasts.brier(), bins })
+    let statistic = |drawn: &[usize]| drawn.iter().filter_map(|&i| scores[i]).sum::<f64>() / drawn.len() as f64;
+    Bootstrap::of(&units, resampling.resamples, resampling.draws(), statistic)?.interval(IntervalKind::Percentile, 0.95)
 }
 
 fn detection(cases: &[&CaseRecord]) -> Vec<DetectionTable> {
@@ -333,7 +298,7 @@ fn detection(cases: &[&CaseRecord]) -> Vec<DetectionTable> {
     if tables.is_empty() {
         return Vec::new();
     }
-    let sum = |name: &str, of: fn(&panscreen_envs::metrics::protocols::gf_screen::Detection) -> ScanTable| {
+    let sum = |name: &str, of: fn(&Detection) -> ScanTable| {
         let table = tables.iter().map(of).fold(ScanTable::default(), |a, b| ScanTable {
             tp: a.tp + b.tp,
             fn_: a.fn_ + b.fn_,
@@ -346,8 +311,6 @@ fn detection(cases: &[&CaseRecord]) -> Vec<DetectionTable> {
 }
 
 fn groups(protocol: &'static Protocol, cases: &[&CaseRecord], names: &[&str], metadata: &Metadata) -> Vec<FactorAnalysis> {
-    // Touchstone corrects by Bonferroni.
-    let adjustment = if protocol.name == "touchstone" { Adjustment::Bonferroni } else { Adjustment::Holm };
     let mut all = Vec::new();
     for factor in metadata.factors(names) {
         for metric in protocol.main_metrics() {
@@ -358,7 +321,7 @@ fn groups(protocol: &'static Protocol, cases: &[&CaseRecord], names: &[&str], me
                 factor: factor.name.clone(),
                 metric: metric.name.into(),
                 unknown: factor.unknown,
-                analysis: GroupAnalysis::of(&groups, LEAST_GROUP, adjustment),
+                analysis: GroupAnalysis::of(&groups, LEAST_GROUP, protocol.group_adjustment),
             });
         }
     }

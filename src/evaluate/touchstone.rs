@@ -10,6 +10,7 @@ use panscreen_envs::{Error, Result};
 
 use super::metadata::read_table;
 use super::record::{CaseRecord, Status, StructureRecord};
+use super::write::delimited;
 
 pub mod published;
 
@@ -53,13 +54,12 @@ impl Wide {
     }
 
     /// As pandas writes it.
-    pub fn csv(&self) -> String {
-        let mut text = format!("name,{}\n", self.organs.join(","));
-        for (case, scores) in &self.rows {
-            let cells: Vec<String> = scores.iter().map(|s| s.map_or(String::new(), number)).collect();
-            text += &format!("{case},{}\n", cells.join(","));
-        }
-        text
+    pub fn csv(&self) -> Result<String> {
+        let heading: Vec<&str> = std::iter::once("name").chain(self.organs.iter().map(String::as_str)).collect();
+        let row = |(case, scores): (&String, &Vec<Option<f64>>)| {
+            std::iter::once(case.clone()).chain(scores.iter().map(|s| s.map_or(String::new(), number))).collect()
+        };
+        delimited(b',', &heading, self.rows.iter().map(row))
     }
 
     fn of(records: &[CaseRecord], metric: &str) -> Self {
@@ -92,7 +92,12 @@ fn number(v: f64) -> String {
 
 /// Write `dsc.csv` and `nsd.csv` into `dir`: the folder that a submission consists of.
 pub fn write_tables(records: &[CaseRecord], dir: &Path) -> Result<()> {
-    TABLES.iter().try_for_each(|metric| write_atomic(&dir.join(format!("{metric}.csv")), Wide::of(records, metric).csv().as_bytes()))
+    TABLES.iter().try_for_each(|metric| write_atomic(&dir.join(format!("{metric}.csv")), Wide::of(records, metric).csv()?.as_bytes()))
+}
+
+/// Whether the rule book of this name is Touchstone's.
+pub fn is_rule(protocol: &str) -> bool {
+    protocol == PROTOCOL.name
 }
 
 /// Whether a folder holds released tables and not masks.
@@ -138,13 +143,12 @@ fn record_of(case: &str, organs: &BTreeSet<&str>, tables: &[(&'static str, Wide)
         let values: BTreeMap<String, Outcome> = TABLES.iter().map(|m| ((*m).to_owned(), outcome(m))).collect();
         let missing = values.values().any(|o| matches!(o, Outcome::Failed(_)));
         let status = if missing { Status::Missing } else { Status::Scored };
-        StructureRecord { structure: s.name.into(), status, reference_ml: 0.0, predicted_ml: None, values }
+        let reason = missing.then(|| format!("the table has no score of {}", s.name));
+        StructureRecord { structure: s.name.into(), status, reason, reference_ml: 0.0, predicted_ml: None, values }
     });
-    let structures: Vec<StructureRecord> = structures.collect();
-    let missing = structures.iter().any(|s| s.status == Status::Missing);
-    let status = if missing { Status::Missing } else { Status::Scored };
-    let reason = missing.then(|| "the table has no score".to_owned());
-    CaseRecord { case: case.to_owned(), status, reason, structures, lesions: None, detection: None, key: String::new() }
+    // What no method has is no structure of the case.
+    let structures = structures.filter(|s| organs.contains(s.structure.as_str())).collect();
+    CaseRecord { structures, ..CaseRecord::blank(case, String::new()) }.settled()
 }
 
 #[cfg(test)]
@@ -173,16 +177,50 @@ mod tests {
         let rows = "s1,0.5,,1.0,1.0,0.9712345678901234,0.0,0.1,0.2,3e-05\ns2,0.25,,,,0.5,,,,\n";
         let text = format!("{heading}\n{rows}");
         let a = write("a", &format!("\u{feff}{}s2,0.9,,,,,,,,\r\n", text.replace('\n', "\r\n")));
-        assert_eq!((a[0].1.csv(), a[0].1.duplicates), (text, 1));
+        assert_eq!((a[0].1.csv().unwrap(), a[0].1.duplicates), (text, 1));
         let b = write("b", &format!("{heading}\ns1,0.5,0.5,1.0,1.0,1.0,1.0,1.0,1.0,1.0\n"));
         let [ra, rb] = &records_of(&[a, b])[..] else { panic!() };
         assert_eq!((ra[1].status, rb[1].status), (Status::Scored, Status::Missing));
         let dsc = &PROTOCOL.metrics[0];
         // The gallbladder of s1 is asked of both, since one has a score; of s2 two organs are.
-        assert_eq!((ra[0].status, rb[1].structures.iter().filter(|s| s.status == Status::Missing).count()), (Status::Missing, 2));
+        let missing = |r: &CaseRecord| r.structures.iter().filter(|s| s.status == Status::Missing).count();
+        assert_eq!((ra[0].status, missing(&ra[0]), missing(&rb[1])), (Status::Scored, 1, 2));
         assert_eq!((ra[1].outcome(None, dsc), rb[1].outcome(None, dsc)), (Some(Outcome::Value(0.375)), None));
         let refused = dir.path().join("x.csv");
         std::fs::write(&refused, format!("{heading}\ns1,0.5,abc\n")).unwrap();
         assert!(Wide::read(&refused).unwrap_err().to_string().contains("`abc` for gall_bladder of s1, expected a number"));
+    }
+
+    /// Order, wins and cells of the maps over all cases, against SciPy. METHOD is named as in the golden file.
+    #[test]
+    #[ignore = "needs Touchstone's released tables as ../shared/touchstone/totalsegmentator_results/METHOD/{dsc,nsd}.csv"]
+    fn significance_maps_of_the_released_tables() {
+        use panscreen_envs::metrics::statistics::adjust::Adjustment;
+        use panscreen_envs::metrics::statistics::significance::SignificanceMap;
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let golden = std::fs::read(root.join("tests/golden/golden_metrics.json")).unwrap();
+        let golden: serde_json::Value = serde_json::from_slice(&golden).unwrap();
+        let maps = golden["touchstone_totalsegmentator"]["significance"].as_object().unwrap();
+        for (key, want) in maps.iter().filter(|(key, _)| key.split('/').nth(1) == Some("all")) {
+            let (metric, organ) = (key.split('/').next().unwrap(), key.split('/').next_back().unwrap());
+            let mut names: Vec<&str> = want["order"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+            let order = names.clone();
+            names.sort_unstable();
+            let folder = |name: &str| root.join("../shared/touchstone/totalsegmentator_results").join(name);
+            let tables: Vec<Wide> = names.iter().map(|n| Wide::read(&folder(n).join(format!("{metric}.csv"))).unwrap()).collect();
+            let cases: BTreeSet<&String> = tables.iter().flat_map(|t| t.rows.keys()).collect();
+            let score = |table: &Wide, case: &String| {
+                let row = table.rows.get(case)?;
+                let present: Vec<f64> = row.iter().flatten().copied().collect();
+                match table.organs.iter().position(|o| o == organ) {
+                    Some(column) => row[column],
+                    None => panscreen_envs::metrics::statistics::describe::mean(&present),
+                }
+            };
+            let scores: Vec<Vec<Option<f64>>> = tables.iter().map(|t| cases.iter().map(|c| score(t, c)).collect()).collect();
+            let map = SignificanceMap::of(&scores, Adjustment::Holm, 0.05);
+            assert_eq!(map.order.iter().map(|&m| names[m]).collect::<Vec<_>>(), order, "{key}");
+            assert_eq!(want["n_significant_cells"], map.significant_cells(), "{key}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::record::{CaseRecord, Status};
 use super::run::Evaluation;
-use super::summary::Summary;
+use super::summary::{Row, Summary};
 use super::touchstone;
 
 impl Evaluation {
@@ -19,15 +19,28 @@ impl Evaluation {
     pub fn write(&self, protocol: &Protocol, dir: &Path) -> Result<()> {
         write_atomic(&dir.join("summary.json"), json(&self.summary)?.as_bytes())?;
         write_atomic(&dir.join("evaluation.json"), json(self)?.as_bytes())?;
-        write_atomic(&dir.join("cases.tsv"), cases_tsv(protocol, &self.cases).as_bytes())?;
-        write_atomic(&dir.join("table.csv"), table_csv(&self.summary).as_bytes())?;
+        write_atomic(&dir.join("cases.tsv"), cases_tsv(protocol, &self.cases)?.as_bytes())?;
+        write_atomic(&dir.join("table.csv"), table_csv(&self.summary)?.as_bytes())?;
         write_atomic(&dir.join("table.tex"), table_tex(&self.summary).as_bytes())?;
-        if protocol.name == touchstone_protocol() { touchstone::write_tables(&self.cases, dir) } else { Ok(()) }
+        if touchstone::is_rule(protocol.name) { touchstone::write_tables(&self.cases, dir) } else { Ok(()) }
     }
 }
 
-fn touchstone_protocol() -> &'static str {
-    panscreen_envs::metrics::protocols::touchstone::PROTOCOL.name
+/// A table as text: fields are quoted where they hold the delimiter, a quote or a line's end.
+pub fn delimited(delimiter: u8, heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Result<String> {
+    let wrong = |e: &dyn std::fmt::Display| Error::Setting(format!("a table can't be written: {e}"));
+    let mut writer = csv::WriterBuilder::new().delimiter(delimiter).from_writer(Vec::new());
+    writer.write_record(heading).map_err(|e| wrong(&e))?;
+    for row in rows {
+        writer.write_record(&row).map_err(|e| wrong(&e))?;
+    }
+    let bytes = writer.into_inner().map_err(|e| wrong(&e))?;
+    String::from_utf8(bytes).map_err(|e| wrong(&e))
+}
+
+/// Six decimals; empty where there is no number. The 0 added turns the -0 of an empty sum into 0.
+pub fn six(v: Option<f64>) -> String {
+    v.map_or(String::new(), |v| format!("{:.6}", v + 0.0))
 }
 
 pub fn json<T: Serialize>(value: &T) -> Result<String> {
@@ -39,29 +52,36 @@ pub fn cell(outcome: Option<&Outcome>) -> String {
     outcome.and_then(Outcome::value).map_or(String::new(), |v| format!("{:.4}", v + 0.0))
 }
 
-fn cases_tsv(protocol: &Protocol, cases: &[CaseRecord]) -> String {
-    let lesions = protocol.is_of_lesions();
-    let mut text = String::from("case\tstructure\tstatus\treference_ml\tpredicted_ml");
-    protocol.metrics.iter().for_each(|m| text += &format!("\t{}", m.name));
-    text += if lesions { "\tlesions\tlesions_hit\tfindings\treason\n" } else { "\treason\n" };
+fn cases_tsv(protocol: &Protocol, cases: &[CaseRecord]) -> Result<String> {
+    let of_lesions = protocol.is_of_lesions();
+    let mut heading = vec!["case", "structure", "status", "reference_ml", "predicted_ml"];
+    heading.extend(protocol.metrics.iter().map(|m| m.name));
+    heading.extend(of_lesions.then_some(["lesions", "lesions_hit", "findings"]).into_iter().flatten());
+    heading.push("reason");
+    // A line stays a line, for readers that know no quotes.
+    let said = |reason: &Option<String>| reason.as_deref().unwrap_or("").replace(['\t', '\n', '\r', '"'], " ");
+    let mut rows = Vec::new();
     for c in cases {
-        let reason = c.reason.as_deref().unwrap_or("").replace(['\t', '\n'], " ");
         if c.structures.is_empty() {
-            let blanks = "\t".repeat(protocol.metrics.len() + 2 + 3 * usize::from(lesions));
-            text += &format!("{}\t\t{}{blanks}\t{reason}\n", c.case, status(c.status));
+            let mut row = vec![c.case.clone(), String::new(), status(c.status).to_owned()];
+            row.resize(heading.len() - 1, String::new());
+            row.push(said(&c.reason));
+            rows.push(row);
         }
         for s in &c.structures {
-            let predicted = s.predicted_ml.map_or(String::new(), |v| format!("{v:.3}"));
-            text += &format!("{}\t{}\t{}\t{:.3}\t{predicted}", c.case, s.structure, status(s.status), s.reference_ml);
-            protocol.metrics.iter().for_each(|m| text += &format!("\t{}", cell(s.values.get(m.name))));
+            let ml = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.3}"));
+            let mut row =
+                vec![c.case.clone(), s.structure.clone(), status(s.status).to_owned(), ml(Some(s.reference_ml)), ml(s.predicted_ml)];
+            row.extend(protocol.metrics.iter().map(|m| cell(s.values.get(m.name))));
             if let Some(l) = &c.lesions {
                 let findings = l.matched.findings.as_ref().map_or(String::new(), |f| f.len().to_string());
-                text += &format!("\t{}\t{}\t{findings}", l.matched.lesions.len(), l.matched.hits());
+                row.extend([l.matched.lesions.len().to_string(), l.matched.hits().to_string(), findings]);
             }
-            text += &format!("\t{reason}\n");
+            row.push(said(&s.reason));
+            rows.push(row);
         }
     }
-    text
+    delimited(b'\t', &heading, rows)
 }
 
 pub fn status(status: Status) -> &'static str {
@@ -73,20 +93,33 @@ pub fn status(status: Status) -> &'static str {
     }
 }
 
-fn table_csv(s: &Summary) -> String {
-    let mut text =
-        String::from("structure,metric,mean,low,high,deviation,quartile_1,median,quartile_3,values,not_applicable,failed,missing\n");
-    for r in &s.table {
-        let n = |v: Option<f64>| v.map_or(String::new(), |v| format!("{:.6}", v + 0.0));
+fn table_csv(s: &Summary) -> Result<String> {
+    const HEADING: [&str; 13] = [
+        "structure",
+        "metric",
+        "mean",
+        "low",
+        "high",
+        "deviation",
+        "quartile_1",
+        "median",
+        "quartile_3",
+        "values",
+        "not_applicable",
+        "failed",
+        "missing",
+    ];
+    let row = |r: &Row| {
         let [q1, median, q3] = r.quartiles.map_or([None; 3], |q| q.map(Some));
         let Mean { mean, values, not_applicable, failed, missing } = &r.mean;
-        let figures = [mean.value(), r.interval.map(|i| i.low), r.interval.map(|i| i.high), r.deviation, q1, median, q3].map(n).join(",");
-        text += &format!("{},{},{figures},{values},{not_applicable},{failed},{missing}\n", r.structure, r.metric);
-    }
-    text
+        let figures = [mean.value(), r.interval.map(|i| i.low), r.interval.map(|i| i.high), r.deviation, q1, median, q3].map(six);
+        let counts = [values, not_applicable, failed, missing].map(usize::to_string);
+        [r.structure.clone(), r.metric.clone()].into_iter().chain(figures).chain(counts).collect()
+    };
+    delimited(b',', &HEADING, s.table.iter().map(row))
 }
 
-/// For `booktabs`: the policy stands in the caption.
+/// For `booktabs`: the policy and what became of the cases stand in the caption.
 fn table_tex(s: &Summary) -> String {
     let mut rows = String::new();
     for r in &s.table {
@@ -96,12 +129,10 @@ fn table_tex(s: &Summary) -> String {
         rows += &format!("{} & {} & {mean} & {interval} & {} & {lost} \\\\\n", tex(&r.structure), tex(&r.metric), r.mean.values);
     }
     let caption = format!(
-        "{} cases by the protocol {} ({} scored, {} missing, {} failed). Empty masks: {}. Lost cases count as the worst value. Intervals: 95\\,\\%, {} bootstrap draws.",
-        s.cases,
+        "Protocol {}: {}. Empty masks ({}): {}. Lost ones, missing or failed, count as the worst value. Intervals: 95\\,\\%, {} bootstrap draws.",
         tex(&s.protocol),
-        s.scored,
-        s.missing,
-        s.failed,
+        tex(&s.counts()),
+        tex(&s.empty_policy),
         tex(&s.empty_masks),
         s.resampling.resamples
     );
@@ -144,6 +175,13 @@ fn a_mean_says_what_it_was_made_of() {
     let outcomes = [Some(Outcome::Value(0.5)), Some(na), Some(Outcome::failed("wrong grid")), None];
     let mean = Mean::of(outcomes.iter().map(Option::as_ref), Some(0.0));
     assert_eq!(mean_text(&mean), "1 + 1 failed as the worst + 1 missing as the worst, 1 not asked");
+}
+
+#[test]
+fn fields_are_quoted_where_they_must_be() {
+    let text = delimited(b',', &["a", "b"], [vec!["x, y".to_owned(), "said \"no\"".to_owned()], vec!["plain".into(), String::new()]]);
+    assert_eq!(text.unwrap(), "a,b\n\"x, y\",\"said \"\"no\"\"\"\nplain,\n");
+    assert!(delimited(b',', &["a", "b"], [vec!["one".to_owned()]]).is_err());
 }
 
 #[test]

@@ -4,15 +4,13 @@ use std::path::Path;
 
 use panscreen_envs::io;
 use panscreen_envs::metrics::protocols::Protocol;
-use panscreen_envs::volume::components::{Components, Connectivity};
-use panscreen_envs::volume::runs::Runs;
 use panscreen_envs::volume::{Geometry, Orientation};
 
 use super::{Column, Leaderboard, Method};
 use crate::evaluate::Settings;
 use crate::evaluate::files::{Masks, masks_in};
 use crate::evaluate::record::Score;
-use crate::report::preview::{PreviewInput, SOFT_TISSUE_HU, png, preview};
+use crate::report::preview::{PreviewInput, SOFT_TISSUE_HU, middle_of_largest, png, preview};
 
 /// A case that went badly.
 pub struct Worst {
@@ -90,7 +88,7 @@ impl Folders {
         let canonical = turn.turn(&stored);
         let reference = turn.turn_voxels(&reference, stored.shape);
         let predicted = predicted.as_ref().map(|p| turn.turn_voxels(p, stored.shape));
-        let at = [Some(&reference), predicted.as_ref()].into_iter().flatten().find_map(|m| centre(m, canonical.shape));
+        let at = [Some(&reference), predicted.as_ref()].into_iter().flatten().find_map(|m| middle_of_largest(m, canonical.shape));
         let input = PreviewInput {
             voxels: &turn.turn_voxels(&voxels, stored.shape),
             shape: canonical.shape,
@@ -120,12 +118,6 @@ fn union(masks: &Masks) -> Option<(Vec<u8>, Geometry)> {
         }
     }
     all
-}
-
-/// The voxel nearest to the centroid of the largest component.
-fn centre(mask: &[u8], shape: [usize; 3]) -> Option<[usize; 3]> {
-    let parts = Components::of(&Runs::of(mask, shape), Connectivity::Corner);
-    parts.largest().map(|i| parts.parts[i].centroid.map(|v| v.round() as usize))
 }
 
 /// Scores of each method in a column, for box plots: what it counts as on every case that is asked.

@@ -4,20 +4,22 @@ use std::path::Path;
 
 use panscreen_envs::Result;
 use panscreen_envs::io::write_atomic;
+use panscreen_envs::metrics::Outcome;
 
-use super::{Leaderboard, Method};
+use super::{Column, Leaderboard, Method, PairTest, Standing};
 use crate::evaluate::Settings;
-use crate::evaluate::write::{cell, json, tex};
+use crate::evaluate::summary::{CASES, Structures, Summary};
+use crate::evaluate::write::{cell, delimited, json, six, tex};
 
 impl Leaderboard {
     /// Write `leaderboard.json`, `ranks.csv`, `tests.csv`, `scores.csv` (long format) and `leaderboard.tex` into `dir`, and each method's files into
     /// `dir/methods/NAME`.
     pub fn write(&self, methods: &[Method], settings: &Settings, dir: &Path) -> Result<()> {
         write_atomic(&dir.join("leaderboard.json"), json(self)?.as_bytes())?;
-        write_atomic(&dir.join("ranks.csv"), self.ranks_csv().as_bytes())?;
-        write_atomic(&dir.join("tests.csv"), self.tests_csv().as_bytes())?;
+        write_atomic(&dir.join("ranks.csv"), self.ranks_csv()?.as_bytes())?;
+        write_atomic(&dir.join("tests.csv"), self.tests_csv()?.as_bytes())?;
         write_atomic(&dir.join("leaderboard.tex"), self.tex().as_bytes())?;
-        write_atomic(&dir.join("scores.csv"), scores_csv(methods).as_bytes())?;
+        write_atomic(&dir.join("scores.csv"), scores_csv(methods)?.as_bytes())?;
         for m in methods {
             let evaluation =
                 crate::evaluate::Evaluation { summary: m.summary.clone(), cases: m.cases.clone(), without_reference: Vec::new() };
@@ -26,67 +28,60 @@ impl Leaderboard {
         Ok(())
     }
 
-    fn ranks_csv(&self) -> String {
-        let mut text = String::from(
-            "structure,metric,method,cases,failed,missing,mean,low,high,median,rank_by_mean,rank_by_median,rank_by_case_ranks,mean_case_rank,wins,first,rank_low,rank_high\n",
-        );
-        for c in &self.columns {
-            for s in &c.standings {
-                let n = |v: Option<f64>| v.map_or(String::new(), |v| format!("{:.6}", v + 0.0));
-                let rank = |r: Option<usize>| r.map_or(String::new(), |r| r.to_string());
-                text += &format!(
-                    "{},{},{},{},{},{},{},{},{},{},{},{},{},{:.4},{},{:.4},{},{}\n",
-                    c.structure,
-                    c.metric,
-                    quoted(&s.method),
-                    c.cases,
-                    s.mean.failed,
-                    s.mean.missing,
-                    n(s.mean.mean.value()),
-                    n(s.interval.map(|i| i.low)),
-                    n(s.interval.map(|i| i.high)),
-                    n(s.median),
-                    rank(s.rank_by_mean),
-                    rank(s.rank_by_median),
-                    s.rank_by_case_ranks,
-                    s.mean_case_rank,
-                    s.wins,
-                    s.first,
-                    s.rank_interval[0],
-                    s.rank_interval[1]
-                );
-            }
-        }
-        text
+    fn ranks_csv(&self) -> Result<String> {
+        let row = |(c, s): (&Column, &Standing)| {
+            let rank = |r: Option<usize>| r.map_or(String::new(), |r| r.to_string());
+            vec![
+                c.structure.clone(),
+                c.metric.clone(),
+                s.method.clone(),
+                c.cases.to_string(),
+                s.mean.failed.to_string(),
+                s.mean.missing.to_string(),
+                six(s.mean.mean.value()),
+                six(s.interval.map(|i| i.low)),
+                six(s.interval.map(|i| i.high)),
+                c.common.to_string(),
+                six(s.common_mean),
+                six(s.median),
+                rank(s.rank_by_mean),
+                rank(s.rank_by_median),
+                s.rank_by_case_ranks.to_string(),
+                format!("{:.4}", s.mean_case_rank),
+                s.wins.to_string(),
+                format!("{:.4}", s.first),
+                s.rank_interval[0].to_string(),
+                s.rank_interval[1].to_string(),
+            ]
+        };
+        delimited(b',', &RANKS, self.columns.iter().flat_map(|c| c.standings.iter().map(move |s| (c, s))).map(row))
     }
 
-    fn tests_csv(&self) -> String {
-        let mut text = String::from("structure,metric,a,b,cases,mean_difference,low,high,hodges_lehmann,wilcoxon_p,holm_p,sign_flip_p\n");
-        for (c, p) in self.columns.iter().flat_map(|c| c.pairs.iter().map(move |p| (c, p))) {
-            let n = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.6}"));
-            text += &format!(
-                "{},{},{},{},{},{:.6},{},{},{},{:e},{:e},{:e}\n",
-                c.structure,
-                c.metric,
-                quoted(&p.a),
-                quoted(&p.b),
-                p.cases,
-                p.mean_difference,
-                n(p.interval.map(|i| i.low)),
-                n(p.interval.map(|i| i.high)),
-                n(p.hodges_lehmann),
-                p.wilcoxon_p,
-                p.holm_p,
-                p.sign_flip_p
-            );
-        }
-        text
+    fn tests_csv(&self) -> Result<String> {
+        let row = |(c, p): (&Column, &PairTest)| {
+            vec![
+                c.structure.clone(),
+                c.metric.clone(),
+                p.a.clone(),
+                p.b.clone(),
+                p.cases.to_string(),
+                p.units.to_string(),
+                six(Some(p.mean_difference)),
+                six(p.interval.map(|i| i.low)),
+                six(p.interval.map(|i| i.high)),
+                six(p.hodges_lehmann),
+                format!("{:e}", p.wilcoxon_p),
+                format!("{:e}", p.holm_p),
+                format!("{:e}", p.sign_flip_p),
+            ]
+        };
+        delimited(b',', &TESTS, self.columns.iter().flat_map(|c| c.pairs.iter().map(move |p| (c, p))).map(row))
     }
 
     /// A row a method, a column a main metric with its interval; the best mean is bold.
     fn tex(&self) -> String {
         let main: Vec<_> = self.columns.iter().filter(|c| c.main).collect();
-        let best = |c: &super::Column, m: usize| c.standings[m].rank_by_mean == Some(1);
+        let best = |c: &Column, m: usize| c.standings[m].rank_by_mean == Some(1);
         let mut rows = String::new();
         for o in &self.overall {
             let Some(m) = self.methods.iter().position(|name| *name == o.method) else { continue };
@@ -100,16 +95,19 @@ impl Leaderboard {
                     format!(" & {mean}{interval}")
                 })
                 .collect();
-            let lost = self.summaries[m].missing + self.summaries[m].failed;
+            let lost = self.summaries[m].structures.missing + self.summaries[m].structures.failed;
             rows += &format!("{} & {}{cells} & {lost} & {:.2} \\\\\n", o.rank, tex(&o.method), o.mean_case_rank);
         }
         let heading: String = main.iter().map(|c| format!(" & {}", tex(&c.metric))).collect();
         let Some(s) = self.summaries.first() else { return String::new() };
         let caption = format!(
-            "{} cases by the protocol {}. Empty masks: {}. Lost cases (missing or failed) count as the worst value. Means with 95\\,\\% intervals ({} \
-             bootstrap draws); ranked by the mean rank on every case.",
+            "{} cases, {} unjudged, by the protocol {}. {}. Empty masks ({}): {}. Lost ones, missing or failed, count as the worst value. Means with \
+             95\\,\\% intervals ({} bootstrap draws); ranked by the mean rank on every case.",
             s.cases,
+            s.unjudged,
             tex(&s.protocol),
+            tex(&self.lost()),
+            tex(&s.empty_policy),
             tex(&s.empty_masks),
             s.resampling.resamples
         );
@@ -121,31 +119,74 @@ impl Leaderboard {
     }
 }
 
-fn scores_csv(methods: &[Method]) -> String {
-    let mut text = String::from("method,case,structure,metric,value,status,reason\n");
-    for m in methods {
-        for (c, s) in m.cases.iter().flat_map(|c| c.structures.iter().map(move |s| (c, s))) {
-            for (metric, outcome) in &s.values {
-                use panscreen_envs::metrics::Outcome::{Failed, NotApplicable, Value};
-                let (status, reason) = match outcome {
-                    Value(_) => ("value", ""),
-                    NotApplicable(why) => ("not_applicable", why.as_str()),
-                    Failed(why) => ("failed", why.as_str()),
-                };
-                let (method, case, reason) = (quoted(&m.name), quoted(&c.case), quoted(reason));
-                text += &format!("{method},{case},{},{metric},{},{status},{reason}\n", s.structure, cell(Some(outcome)));
-            }
+impl Leaderboard {
+    /// What each method lost, in one line.
+    fn lost(&self) -> String {
+        let several = self.columns.iter().any(|c| c.structure == CASES);
+        let what = if several { "structures" } else { "cases" };
+        let of = |(m, s): (&String, &Summary)| {
+            let Structures { missing, failed, .. } = s.structures;
+            (missing + failed > 0).then(|| format!("{m} {missing} missing and {failed} failed"))
+        };
+        let lost: Vec<String> = self.methods.iter().zip(&self.summaries).filter_map(of).collect();
+        match lost.len() {
+            0 => format!("No {what} were lost"),
+            n if n < self.methods.len() => format!("Lost {what}: {}, none of the others", lost.join(", ")),
+            _ => format!("Lost {what}: {}", lost.join(", ")),
         }
     }
-    text
 }
 
-/// A field of a CSV.
-fn quoted(text: &str) -> String {
-    if text.contains([',', '"', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+fn scores_csv(methods: &[Method]) -> Result<String> {
+    let all = methods.iter().flat_map(|m| m.cases.iter().flat_map(move |c| c.structures.iter().map(move |s| (m, c, s))));
+    let rows = all.flat_map(|(m, c, s)| {
+        s.values.iter().map(move |(metric, outcome)| {
+            let (status, reason) = match outcome {
+                Outcome::Value(_) => ("value", ""),
+                Outcome::NotApplicable(why) => ("not_applicable", why.as_str()),
+                Outcome::Failed(why) => ("failed", why.as_str()),
+            };
+            [&m.name, &c.case, &s.structure, metric, &cell(Some(outcome)), status, reason].map(str::to_owned).to_vec()
+        })
+    });
+    delimited(b',', &SCORES, rows)
 }
 
-#[test]
-fn fields_with_commas_are_quoted() {
-    assert_eq!((quoted("a b"), quoted("a,\"b\"")), ("a b".to_owned(), "\"a,\"\"b\"\"\"".to_owned()));
-}
+const RANKS: [&str; 20] = [
+    "structure",
+    "metric",
+    "method",
+    "cases",
+    "failed",
+    "missing",
+    "mean",
+    "low",
+    "high",
+    "common",
+    "common_mean",
+    "median",
+    "rank_by_mean",
+    "rank_by_median",
+    "rank_by_case_ranks",
+    "mean_case_rank",
+    "wins",
+    "first",
+    "rank_low",
+    "rank_high",
+];
+const TESTS: [&str; 13] = [
+    "structure",
+    "metric",
+    "a",
+    "b",
+    "cases",
+    "units",
+    "mean_difference",
+    "low",
+    "high",
+    "hodges_lehmann",
+    "wilcoxon_p",
+    "holm_p",
+    "sign_flip_p",
+];
+const SCORES: [&str; 7] = ["method", "case", "structure", "metric", "value", "status", "reason"];

@@ -4,9 +4,9 @@ use panscreen_envs::metrics::Outcome;
 
 use super::chart::{Axis, Chart, kept_vs_recall};
 use super::html::{Card, Case, Cell, Figure, Page, Table, Tone};
-use super::preview::{PreviewInput, png, preview};
+use super::preview::{PreviewInput, middle_of_largest, png, preview};
 use crate::demo::DemoSummary;
-use crate::evaluate::{CaseScore, Summary};
+use crate::evaluate::{CaseScore, Scores};
 use crate::run::Record;
 use crate::run::metrics::series;
 use crate::screen::Screened;
@@ -23,8 +23,8 @@ pub struct Pictured<'a> {
 /// What the page is made of.
 pub struct Material<'a> {
     pub summary: &'a DemoSummary,
-    pub glance_focus: &'a Summary,
-    pub everywhere: &'a Summary,
+    pub glance_focus: &'a Scores,
+    pub everywhere: &'a Scores,
     pub threshold: f32,
     pub records: &'a [Record],
     pub operating: &'a Operating,
@@ -232,7 +232,7 @@ fn pick<'a>(cases: &'a [Pictured<'a>], most: usize) -> Vec<&'a Pictured<'a>> {
 /// Three planes through the largest finding, else through the label, else through the middle.
 fn picture(c: &Pictured) -> Vec<u8> {
     let shape = c.screened.volume.shape();
-    let at = centre_of(&c.screened.mask, shape).or_else(|| centre_of(c.reference, shape)).unwrap_or(shape.map(|n| n / 2));
+    let at = middle_of_largest(&c.screened.mask, shape).or_else(|| middle_of_largest(c.reference, shape)).unwrap_or(shape.map(|n| n / 2));
     let input = PreviewInput {
         at,
         prediction: Some(&c.screened.mask),
@@ -242,15 +242,6 @@ fn picture(c: &Pictured) -> Vec<u8> {
         ..PreviewInput::of(&c.screened.volume)
     };
     png(&preview(&input))
-}
-
-/// The voxel of the largest component that is nearest to its centroid.
-fn centre_of(mask: &[u8], shape: [usize; 3]) -> Option<[usize; 3]> {
-    use panscreen_envs::volume::components::{Components, Connectivity};
-    use panscreen_envs::volume::runs::Runs;
-    let components = Components::of(&Runs::of(mask, shape), Connectivity::Corner);
-    let largest = components.largest()?;
-    Some(components.parts[largest].centroid.map(|v| v.round() as usize))
 }
 
 fn case<'a>(c: &Pictured<'a>, picture: &'a [u8]) -> Case<'a> {

@@ -5,6 +5,8 @@
 
 use image::{Rgb, RgbImage};
 use panscreen_envs::volume::Volume;
+use panscreen_envs::volume::components::{Components, Connectivity};
+use panscreen_envs::volume::runs::Runs;
 
 use super::font::{self, draw_text};
 
@@ -26,6 +28,12 @@ pub struct PreviewInput<'a> {
     pub heat: Option<&'a [f32]>,
     /// One short line below the pictures; letters are shown as capitals.
     pub caption: &'a str,
+}
+
+/// Where to look at a mask: the voxel nearest to the centroid of its largest component.
+pub fn middle_of_largest(mask: &[u8], shape: [usize; 3]) -> Option<[usize; 3]> {
+    let components = Components::of(&Runs::of(mask, shape), Connectivity::Corner);
+    components.largest().map(|i| components.parts[i].centroid.map(|v| v.round() as usize))
 }
 
 /// The intensity window that abdominal CT is read in, W 400 L 40.

@@ -2,11 +2,9 @@
 
 use image::RgbImage;
 use panscreen_envs::volume::Orientation;
-use panscreen_envs::volume::components::{Components, Connectivity};
-use panscreen_envs::volume::runs::Runs;
 
 use super::Screened;
-use crate::report::preview::{PreviewInput, SOFT_TISSUE_HU, preview};
+use crate::report::preview::{PreviewInput, SOFT_TISSUE_HU, middle_of_largest, preview};
 
 /// Three planes through the centre of the largest marked lesion (of the scan where nothing is marked), with outlines and Glance's heat.
 /// `reference`: labelled lesions on the scan's own grid.
@@ -17,17 +15,12 @@ pub fn picture(screened: &Screened, reference: Option<&[u8]>) -> RgbImage {
     let mask = turn.turn_voxels(&screened.mask, stored.shape);
     let reference = reference.map(|r| turn.turn_voxels(r, stored.shape));
     let heat = (!screened.heat.is_empty()).then(|| turn.turn_voxels(&screened.heat, stored.shape));
-    let found = Components::of(&Runs::of(&mask, canonical.shape), Connectivity::Corner);
-    let at = match found.parts.iter().max_by_key(|part| part.voxels) {
-        Some(part) => part.centroid.map(|v| v.round() as usize),
-        None => canonical.shape.map(|n| n / 2),
-    };
     preview(&PreviewInput {
         voxels: &turn.turn_voxels(&screened.volume.data, stored.shape),
         shape: canonical.shape,
         spacing_mm: canonical.spacing_mm(),
         window: SOFT_TISSUE_HU,
-        at,
+        at: middle_of_largest(&mask, canonical.shape).unwrap_or(canonical.shape.map(|n| n / 2)),
         prediction: Some(&mask),
         reference: reference.as_deref(),
         heat: heat.as_deref(),

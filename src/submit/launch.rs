@@ -98,15 +98,22 @@ pub fn launch(entry: &Entry, inputs: &Path, outputs: &Path, home: &Path, limits:
         let too_large = memory_mb.last().is_some_and(|mb| *mb > limits.memory_gib * 1024.0);
         // A little longer than allowed, so that what is measured says by how much it was missed.
         if too_large || elapsed.as_secs_f64() > limits.seconds + 1.0 {
-            let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status();
+            end_group(child.id());
             let _ = child.kill();
         }
         std::thread::sleep(Duration::from_millis(10));
     };
     let seconds = start.elapsed().as_secs_f64();
+    // A container ends with its entry, whatever the entry left running.
+    end_group(child.id());
     let text = std::fs::read(&log).unwrap_or_default();
     let said = String::from_utf8_lossy(&text[text.len().saturating_sub(2000)..]).trim().to_owned();
     Ok(Ran { code: status.code(), seconds, memory_mb, said })
+}
+
+fn end_group(group: u32) {
+    // None may be left, which is no failure.
+    let _ = Command::new("kill").args(["-KILL", "--", &format!("-{group}")]).stderr(Stdio::null()).status();
 }
 
 /// Resident memory of the processes of a group, in MB; `None` where there is no `/proc`.
@@ -152,6 +159,23 @@ mod tests {
         let r = ran("sleep 60 & sleep 60", Limits { seconds: 0.3, memory_gib: 28.0 });
         assert!(r.code.is_none() && (1.3..10.0).contains(&r.seconds), "{:?} {}", r.code, r.seconds);
         assert!(!r.memory_mb.is_empty() && r.memory_mb.iter().any(|mb| *mb > 0.1));
+    }
+
+    #[test]
+    fn what_the_entry_left_running_ends_with_it() {
+        let r = ran("sleep 61.7 & echo $!", Limits::default());
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", r.said)).unwrap_or_default();
+        // Gone, or a zombie that nobody has collected yet; the signal takes a moment.
+        let gone = || state().rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'));
+        assert!(
+            (0..100).any(|_| gone() || {
+                std::thread::sleep(Duration::from_millis(20));
+                false
+            }),
+            "{}",
+            state()
+        );
+        assert_eq!(r.code, Some(0));
     }
 
     #[test]

@@ -55,7 +55,15 @@ fn one_bad_case_never_stops_the_batch_whatever_the_protocol() {
         assert_eq!(e["without_reference"], json!(["unasked"]));
         let s = &e["summary"];
         assert_eq!(json!([s["cases"], s["scored"], s["missing"], s["failed"]]), json!([6, 3, 1, 2]), "{protocol}");
+        let structures = match protocol {
+            "touchstone" => 9,
+            "flare_organs" => 13,
+            _ => 1,
+        };
+        let of = |n: u64| n * structures;
+        assert_eq!(s["structures"], json!({"scored": of(3), "missing": of(1), "failed": of(2), "cases_in_part": 0}), "{protocol}");
         assert!(!s["empty_masks"].as_str().unwrap().is_empty() && !s["known_flaws"].as_array().unwrap().is_empty());
+        assert!(s["empty_policy"].is_string() && s["metrics"].as_array().unwrap().iter().all(|m| !m["text"].as_str().unwrap().is_empty()));
         for row in s["table"].as_array().unwrap() {
             let m = &row["mean"];
             let n: u64 = ["values", "not_applicable", "failed", "missing"].iter().map(|k| m[*k].as_u64().unwrap()).sum();
@@ -63,9 +71,19 @@ fn one_bad_case_never_stops_the_batch_whatever_the_protocol() {
             assert_eq!(n, all, "{protocol}: every case is in the counts of {row}");
         }
         let files = world.tree(&format!("judged_{protocol}"));
-        for name in ["cases.jsonl", "cases.tsv", "summary.json", "table.csv", "table.tex"] {
+        for name in ["cases.jsonl", "cases.tsv", "summary.json", "table.csv", "table.tex", "index.html"] {
             assert!(files.contains_key(Path::new(name)), "{protocol}: {name}");
         }
+        let text = |name: &str| String::from_utf8(files[Path::new(name)].clone()).unwrap();
+        assert!(text("table.tex").contains("6 cases (3 scored, 1 missing, 2 failed)"), "{protocol}: {}", text("table.tex"));
+        // One page of one method: its worst cases, and nobody to rank it with.
+        let page = text("index.html");
+        assert!(page.contains("panscreen evaluation") && page.contains("Worst cases") && !page.contains("Rank stability"), "{protocol}");
+        assert!(page.contains("data:image/png;base64,") && !page.contains("http://") && !page.contains("https://"), "{protocol}");
+        assert!(files.keys().any(|name| name.starts_with("figures") && name.extension().is_some_and(|e| e == "png")), "{protocol}");
+        let columns = |line: &str| line.split('\t').count();
+        let tsv = text("cases.tsv");
+        assert!(tsv.lines().all(|l| columns(l) == columns(tsv.lines().next().unwrap())), "{protocol}: {tsv}");
         assert_eq!(files.contains_key(Path::new("dsc.csv")), protocol == "touchstone");
     }
     // FLARE by hand: only a scores; the lost ones and the two one-sided empties are 0.
@@ -78,7 +96,8 @@ fn one_bad_case_never_stops_the_batch_whatever_the_protocol() {
     assert!(gf["summary"]["known_flaws"].to_string().contains("1 on every lesion-free scan"));
     let text = world.ends(1, &["evaluate", "--protocol", "gf_screen", "--pred", "pred", "--ref", "ref", "--quiet"]);
     assert!(
-        text.contains("empty masks: case_dice: reference empty: 1") && text.contains("known flaws:\n  empty_reference_is_perfect:"),
+        text.contains("empty masks: policy gf_screen: case_dice: reference empty: 1")
+            && text.contains("known flaws:\n  empty_reference_is_perfect:"),
         "{text}"
     );
     // A reference that can't be read is in no mean, and is listed.
@@ -153,8 +172,15 @@ fn a_leaderboard_of_three_with_groups_is_one_page() {
     assert_eq!(board["overall"][0]["method"], "good");
     let dice = &board["columns"].as_array().unwrap().iter().find(|c| c["metric"] == "dice").unwrap();
     assert_eq!((&dice["cases"], &dice["not_asked"]), (&json!(15), &json!(5)));
-    assert_eq!(dice["standings"][1]["mean"]["missing"], 1);
+    assert_eq!((&dice["standings"][1]["mean"]["missing"], &dice["common"]), (&json!(1), &json!(14)));
     assert_eq!(dice["pairs"].as_array().unwrap().len(), 3);
+    // Two scans a patient are one witness.
+    assert_eq!((&dice["pairs"][0]["cases"], &dice["pairs"][0]["units"]), (&json!(15), &json!(10)));
+    let tex = String::from_utf8(world.read("board/leaderboard.tex")).unwrap();
+    assert!(tex.contains("Lost cases: poor 1 missing and 0 failed, none of the others"), "{tex}");
+    let screening = &board["summaries"][0]["screening"];
+    assert_eq!(screening["one_to_one"]["counts"], json!({"tp": 15, "fp": 0, "fn": 0}));
+    assert_eq!(screening["f1"]["value"], 1.0);
     assert!(dice["standings"][0]["rank_interval"] == json!([1.0, 1.0]) && dice["standings"][0]["first"] == 1.0);
     assert_eq!(board["summaries"][0]["patients"], 10);
     let html = String::from_utf8(world.read("board/index.html")).unwrap();
@@ -191,12 +217,25 @@ fn touchstone_goes_out_and_comes_back() {
     }
     let both: Vec<u8> = liver.iter().zip(&spleen).map(|(l, s)| if *l > 0 { 5 } else { 8 * s }).collect();
     write(&world.path("maps/s1.nii.gz"), &both);
-    for (method, code) in [("organs", 0), ("maps", 0)] {
-        world.json(
-            code,
-            &["evaluate", "--protocol", "touchstone", "--pred", method, "--ref", "ref", "--out", &format!("judged_{method}"), "--quiet"],
-        );
+    // A case that lacks organs is no missing case, and its missing organs are counted; a case without any is.
+    for (method, cases, structures) in [
+        ("organs", json!([2, 0, 0]), json!({"scored": 2, "missing": 4, "failed": 0, "cases_in_part": 2})),
+        ("maps", json!([1, 1, 0]), json!({"scored": 3, "missing": 3, "failed": 0, "cases_in_part": 0})),
+    ] {
+        let out = format!("judged_{method}");
+        let s = &world.json(0, &["evaluate", "--protocol", "touchstone", "--pred", method, "--ref", "ref", "--out", &out, "--quiet"])["summary"];
+        assert_eq!(json!([s["scored"], s["missing"], s["failed"]]), cases, "{method}");
+        assert_eq!(s["structures"], structures, "{method}");
+        let of_structures = s["table"].as_array().unwrap().iter().find(|r| r["structure"] == "mean of structures").unwrap();
+        assert!(of_structures["interval"].is_object(), "{of_structures}");
     }
+    // An organ that can't be read fails alone, and the exit code says so.
+    std::fs::create_dir_all(world.path("torn/s1/segmentations")).unwrap();
+    std::fs::copy(world.path("organs/s1/predictions/liver.nii.gz"), world.path("torn/s1/segmentations/liver.nii.gz")).unwrap();
+    std::fs::write(world.path("torn/s1/segmentations/spleen.nii.gz"), "").unwrap();
+    let e = world.json(1, &["evaluate", "--protocol", "touchstone", "--pred", "torn", "--ref", "ref", "--quiet"]);
+    assert_eq!(statuses(&e), ["scored", "missing"]);
+    assert_eq!(e["summary"]["structures"], json!({"scored": 1, "missing": 4, "failed": 1, "cases_in_part": 1}));
     let csv = |method: &str| String::from_utf8(world.read(&format!("judged_{method}/dsc.csv"))).unwrap();
     let perfect = |mask: &[u8]| {
         let n: f64 = mask.iter().map(|&v| f64::from(v)).sum();
@@ -217,7 +256,11 @@ fn touchstone_goes_out_and_comes_back() {
     let mean = column("liver")["standings"][0]["mean"]["mean"]["value"].as_f64().unwrap();
     assert!((mean - l.parse::<f64>().unwrap()).abs() < 1e-12, "{mean} and {l}");
     assert_eq!(column("mean of cases")["cases"], 2);
-    assert!(String::from_utf8(world.read("board/index.html")).unwrap().contains("Published: mean DSC x 100"));
+    let html = String::from_utf8(world.read("board/index.html")).unwrap();
+    assert!(html.contains("These methods: DSC x 100") && html.contains("Published: mean DSC x 100"));
+    let tex = String::from_utf8(world.read("board/leaderboard.tex")).unwrap();
+    // A released table has a 0 for what was lost, and says no more.
+    assert!(tex.contains("No structures were lost"), "{tex}");
 }
 
 #[test]
@@ -225,7 +268,22 @@ fn the_containers_entry_keeps_flares_contract() {
     let world = World::trained();
     let entry = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/flare/predict.sh");
     let scan = "data/imagesTr/phantom_0000_0000.nii.gz";
-    let report = world.json(0, &["submit", "check", scan, "--model", "runs/tiny", "--entry", entry, "--quiet"]);
+    // The image's model: what the Dockerfile takes of a run, and nothing else.
+    let dockerfile = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/flare/Dockerfile")).unwrap();
+    let taken: Vec<String> = dockerfile
+        .lines()
+        .filter(|l| l.starts_with("COPY"))
+        .flat_map(str::split_whitespace)
+        .filter_map(|word| word.strip_prefix("${RUN}/"))
+        .map(|name| name.replace(['[', ']'], ""))
+        .collect();
+    assert_eq!(taken, ["config.toml", "operating.json", "checkpoints"]);
+    for (path, bytes) in world.tree("runs/tiny").into_iter().filter(|(path, _)| taken.iter().any(|t| path.starts_with(t))) {
+        let to = world.path("model").join(path);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::write(to, bytes).unwrap();
+    }
+    let report = world.json(0, &["submit", "check", scan, "--model", "model", "--entry", entry, "--quiet"]);
     let launch = &report["launches"][0];
     let rules = launch["rules"].as_array().unwrap();
     assert!(report["passed"] == true && rules.len() == 8 && rules.iter().all(|r| r["passed"] != false), "{report}");

@@ -27,12 +27,13 @@ pub enum ScanCell {
 }
 
 impl ScanCell {
-    pub fn of(pair: &Pair) -> Self {
-        match (pair.reference.is_empty(), pair.predicted.is_empty()) {
-            (true, true) => ScanCell::TrueNegative,
-            (true, false) => ScanCell::FalsePositive,
-            (false, _) if pair.overlap().both > 0 => ScanCell::TruePositive,
-            (false, _) => ScanCell::FalseNegative,
+    /// `marked`: anything was predicted; `hit`: some of it lies on a lesion.
+    pub fn of(has_lesion: bool, marked: bool, hit: bool) -> Self {
+        match (has_lesion, marked) {
+            (false, false) => ScanCell::TrueNegative,
+            (false, true) => ScanCell::FalsePositive,
+            (true, _) if hit => ScanCell::TruePositive,
+            (true, _) => ScanCell::FalseNegative,
         }
     }
 
@@ -53,6 +54,13 @@ pub struct ScanTable {
 }
 
 impl ScanTable {
+    /// The cells of all `scans`.
+    pub fn of<'a>(scans: impl IntoIterator<Item = &'a LesionMatch>) -> Self {
+        let mut table = ScanTable::default();
+        scans.into_iter().for_each(|s| table.add(s.cell()));
+        table
+    }
+
     pub fn add(&mut self, cell: ScanCell) {
         match cell {
             ScanCell::TruePositive => self.tp += 1,
@@ -152,9 +160,31 @@ pub struct LesionMatch {
 }
 
 impl LesionMatch {
+    /// From components that are known already; findings below `min_predicted_ml` are not looked at.
+    pub fn of(links: &Links, voxel_ml: f64, min_predicted_ml: f64) -> Self {
+        let mut lesions = Matched::all(&links.lesions, voxel_ml);
+        let mut findings = Matched::all(&links.findings, voxel_ml);
+        for s in &links.shared {
+            let finding = &mut findings[s.finding];
+            if finding.volume_ml >= min_predicted_ml {
+                finding.shared += s.voxels;
+                lesions[s.lesion].shared += s.voxels;
+            }
+        }
+        findings.retain(|f| f.volume_ml >= min_predicted_ml);
+        LesionMatch { lesions, findings: Some(findings) }
+    }
+
     /// A scan without a usable prediction (missing, failed, of another shape): none of its lesions is hit.
     pub fn without_prediction(reference: &Runs, voxel_ml: f64, matching: Matching) -> Self {
         LesionMatch { lesions: Matched::all(&Components::of(reference, matching.connectivity), voxel_ml), findings: None }
+    }
+
+    pub fn cell(&self) -> ScanCell {
+        match &self.findings {
+            Some(findings) => ScanCell::of(!self.lesions.is_empty(), !findings.is_empty(), self.hits() > 0),
+            None => ScanCell::without_prediction(!self.lesions.is_empty()),
+        }
     }
 
     pub fn hits(&self) -> usize {
@@ -172,18 +202,7 @@ impl LesionMatch {
 
 /// Matches the components of the two masks of `pair`.
 pub fn match_lesions(pair: &Pair, matching: Matching) -> LesionMatch {
-    let links = Links::of(pair, matching.connectivity);
-    let mut lesions = Matched::all(&links.lesions, pair.voxel_ml());
-    let mut findings = Matched::all(&links.findings, pair.voxel_ml());
-    for s in &links.shared {
-        let finding = &mut findings[s.finding];
-        if finding.volume_ml >= matching.min_predicted_ml {
-            finding.shared += s.voxels;
-            lesions[s.lesion].shared += s.voxels;
-        }
-    }
-    findings.retain(|f| f.volume_ml >= matching.min_predicted_ml);
-    LesionMatch { lesions, findings: Some(findings) }
+    LesionMatch::of(&Links::of(pair, matching.connectivity), pair.voxel_ml(), matching.min_predicted_ml)
 }
 
 /// How large a lesion is.
@@ -225,6 +244,18 @@ pub struct SizeClass {
     pub sensitivity: Outcome,
     /// Wilson's 95 % interval of the sensitivity; lesions of one patient count as independent. `None` without lesions.
     pub interval: Option<Interval>,
+}
+
+impl SizeClass {
+    /// Its limits as text, without a unit: `< 5`, `5-10`, `>= 20`.
+    pub fn label(&self) -> String {
+        match (self.from, self.to) {
+            (None, Some(to)) => format!("< {to}"),
+            (Some(from), Some(to)) => format!("{from}-{to}"),
+            (Some(from), None) => format!(">= {from}"),
+            (None, None) => "all".into(),
+        }
+    }
 }
 
 /// Sensitivity by size over all lesions of `scans`, classes divided at the ascending `limits`; lesions of unusable scans are missed.

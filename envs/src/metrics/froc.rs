@@ -27,23 +27,23 @@ pub struct FrocPoint {
 }
 
 impl FreeResponse {
-    /// Adds a scan: `scores[f]` of finding `f` of `links` (the mean probability of its voxels, or its volume).
+    /// Adds a scan of `lesions` lesions and a finding for each of `scores` (the highest probability of its voxels, or its volume). `links` has
+    /// every lesion and finding that share a voxel; those beyond the numbers given are not looked at.
     ///
-    /// A score that is not a number counts as the lowest. Scores beyond the findings are not looked at; findings without one are taken as absent.
-    pub fn add(&mut self, links: &super::matching::Links, scores: &[f64]) {
-        let score = |f: usize| scores.get(f).map(|s| if s.is_nan() { f64::NEG_INFINITY } else { *s });
-        self.scans += 1;
-        let mut lesions = vec![None; links.lesions.count()];
-        let mut on_lesion = vec![false; links.findings.count()];
-        for s in &links.shared {
-            on_lesion[s.finding] = true;
-            let best: &mut Option<f64> = &mut lesions[s.lesion];
-            if let Some(score) = score(s.finding) {
-                *best = Some(best.map_or(score, |b| b.max(score)));
+    /// A score that is not a number counts as the lowest.
+    pub fn add(&mut self, lesions: usize, scores: &[f64], links: impl IntoIterator<Item = [usize; 2]>) {
+        let mut best: Vec<Option<f64>> = vec![None; lesions];
+        let mut on_lesion = vec![false; scores.len()];
+        let score = |f: usize| if scores[f].is_nan() { f64::NEG_INFINITY } else { scores[f] };
+        for [lesion, finding] in links {
+            if let (Some(best), Some(on_lesion)) = (best.get_mut(lesion), on_lesion.get_mut(finding)) {
+                *on_lesion = true;
+                *best = Some(best.map_or(score(finding), |b: f64| b.max(score(finding))));
             }
         }
-        self.lesions.extend(lesions);
-        self.false_positives.extend((0..links.findings.count()).filter(|&f| !on_lesion[f]).filter_map(score));
+        self.scans += 1;
+        self.lesions.extend(best);
+        self.false_positives.extend((0..scores.len()).filter(|&f| !on_lesion[f]).map(score));
     }
 
     /// Adds a scan without a usable prediction: its lesions are missed at every threshold.

@@ -1,6 +1,8 @@
 //! Which finding is which lesion. The choice of the rule is the result: one finding over two lesions is two hits by any overlap, one true
 //! positive by one-to-one matching at a low IoU, none at a high one.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Outcome, Pair, SurfaceKind};
 use crate::volume::components::{Components, Connectivity};
 use crate::volume::runs::{Runs, for_each_overlap};
@@ -87,11 +89,18 @@ impl Links {
 }
 
 /// One-to-one matched lesions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     pub tp: usize,
     pub fp: usize,
+    #[serde(rename = "fn")]
     pub fn_: usize,
+}
+
+impl std::iter::Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Counts::default(), |a, b| Counts { tp: a.tp + b.tp, fp: a.fp + b.fp, fn_: a.fn_ + b.fn_ })
+    }
 }
 
 impl Counts {

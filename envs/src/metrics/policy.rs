@@ -1,4 +1,4 @@
-//! What a metric counts as where a mask is empty. Benchmarks differ, so the policy has a name, stands in the config and above every table.
+//! What a metric counts as where a mask is empty. Benchmarks differ, so the policy has a name, and stands above every table.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,20 +8,16 @@ use super::{Outcome, Overlap};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IfEmpty {
-    /// The formula's own answer: 0 where one mask is empty, not applicable where both are.
-    AsMeasured,
     /// The case counts as this value.
     Value(f64),
     /// The case is left out of means, and counted as left out.
     LeftOut,
 }
 
-/// A named rule for the three ways in which masks are empty.
+/// A named rule for the three ways in which masks are empty. Every rule book names the one of its first metric.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct EmptyPolicy {
     pub name: &'static str,
-    /// One sentence for the head of a table.
-    pub summary: &'static str,
     pub both: IfEmpty,
     /// The reference is empty and the prediction is not.
     pub reference: IfEmpty,
@@ -29,52 +25,18 @@ pub struct EmptyPolicy {
     pub predicted: IfEmpty,
 }
 
-use IfEmpty::{AsMeasured, LeftOut, Value};
+use IfEmpty::{LeftOut, Value};
 
-/// All policies; the first is the default.
-pub const POLICIES: [EmptyPolicy; 5] = [
-    EmptyPolicy {
-        name: "strict",
-        summary: "both masks empty: left out; only one of them empty: 0",
-        both: LeftOut,
-        reference: Value(0.0),
-        predicted: Value(0.0),
-    },
-    EmptyPolicy {
-        name: "flare",
-        summary: "both masks empty: 1; only one of them empty: 0",
-        both: Value(1.0),
-        reference: Value(0.0),
-        predicted: Value(0.0),
-    },
-    EmptyPolicy {
-        name: "reference_only",
-        summary: "reference empty: left out, whatever was predicted (false positives on lesion-free scans do not count); prediction empty: 0",
-        both: LeftOut,
-        reference: LeftOut,
-        predicted: Value(0.0),
-    },
-    EmptyPolicy {
-        name: "gf_screen",
-        summary: "reference empty: 1, whatever was predicted (false positives on lesion-free scans count as perfect); prediction empty: 0",
-        both: Value(1.0),
-        reference: Value(1.0),
-        predicted: Value(0.0),
-    },
-    EmptyPolicy {
-        name: "as_measured",
-        summary: "what the formula gives: 0 where one mask is empty, left out where both are",
-        both: AsMeasured,
-        reference: AsMeasured,
-        predicted: AsMeasured,
-    },
-];
+/// Nothing to find and nothing found is perfect, one false voxel is 0.
+pub const FLARE: EmptyPolicy = EmptyPolicy { name: "flare", both: Value(1.0), reference: Value(0.0), predicted: Value(0.0) };
+
+/// The reference alone decides whether a case counts; false positives where there is nothing do not show.
+pub const REFERENCE_ONLY: EmptyPolicy = EmptyPolicy { name: "reference_only", both: LeftOut, reference: LeftOut, predicted: Value(0.0) };
+
+/// An empty reference is perfect, whatever was predicted.
+pub const GF_SCREEN: EmptyPolicy = EmptyPolicy { name: "gf_screen", both: Value(1.0), reference: Value(1.0), predicted: Value(0.0) };
 
 impl EmptyPolicy {
-    pub fn named(name: &str) -> Option<&'static Self> {
-        POLICIES.iter().find(|p| p.name == name)
-    }
-
     /// `measured`, or what stands for it where a mask of the pair is empty.
     pub fn apply(&self, overlap: Overlap, measured: Outcome) -> Outcome {
         let (rule, what) = match (overlap.reference, overlap.predicted) {
@@ -84,7 +46,6 @@ impl EmptyPolicy {
             _ => return measured,
         };
         match rule {
-            AsMeasured => measured,
             Value(v) => Outcome::Value(v),
             LeftOut => Outcome::not_applicable(what),
         }
@@ -94,17 +55,11 @@ impl EmptyPolicy {
 #[test]
 fn each_policy_on_each_kind_of_emptiness() {
     let overlap = |reference, predicted| Overlap { reference, predicted, both: 0 };
-    for (name, both, reference, predicted) in [
-        ("strict", None, Some(0.0), Some(0.0)),
-        ("flare", Some(1.0), Some(0.0), Some(0.0)),
-        ("reference_only", None, None, Some(0.0)),
-        ("gf_screen", Some(1.0), Some(1.0), Some(0.0)),
-        ("as_measured", None, Some(0.0), Some(0.0)),
-    ] {
-        let policy = EmptyPolicy::named(name).unwrap();
+    for (policy, both, reference, predicted) in
+        [(FLARE, Some(1.0), Some(0.0), Some(0.0)), (REFERENCE_ONLY, None, None, Some(0.0)), (GF_SCREEN, Some(1.0), Some(1.0), Some(0.0))]
+    {
         for (o, want) in [(overlap(0, 0), both), (overlap(0, 5), reference), (overlap(5, 0), predicted), (overlap(5, 5), Some(0.0))] {
-            assert_eq!(policy.apply(o, o.dice()).value(), want, "{name} {o:?}");
+            assert_eq!(policy.apply(o, o.dice()).value(), want, "{} {o:?}", policy.name);
         }
     }
-    assert_eq!(EmptyPolicy::named("none"), None);
 }

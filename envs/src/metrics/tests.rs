@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::policy::EmptyPolicy;
+use super::policy::{FLARE, REFERENCE_ONLY};
 use super::surface::{contour_lengths, surfel_areas};
 use super::*;
 use crate::golden::{assert_close, fnv1a64, load, numbers, u01};
@@ -156,9 +156,9 @@ fn check_monai(id: &str, pair: &Pair, border: &Distances, surfels: &Distances, w
     check(border.assd(), "assd", &want["assd"]);
     let overlap = pair.overlap();
     for (metric, of) in [("dice", Overlap::dice as fn(Overlap) -> Outcome), ("iou", Overlap::iou)] {
-        for (key, policy) in [("ignore_empty", "reference_only"), ("keep_empty", "flare")] {
+        for (key, policy) in [("ignore_empty", REFERENCE_ONLY), ("keep_empty", FLARE)] {
             let key = format!("{metric}_{key}");
-            check(EmptyPolicy::named(policy).unwrap().apply(overlap, of(overlap)), &key, &want[&key]);
+            check(policy.apply(overlap, of(overlap)), &key, &want[&key]);
         }
     }
 }

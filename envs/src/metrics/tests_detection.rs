@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::agreement::{Agreement, centre_distance_mm, volume_error_ml};
 use super::brats::{GLIOMA, LesionWise, METASTASES};
-use super::detection::{LesionMatch, LesionSummary, Matching, ScanCell, ScanTable, Size, match_lesions, sensitivity_by_size};
+use super::detection::{LesionMatch, LesionSummary, Matching, ScanCell, ScanTable, Size, SizeClass, match_lesions, sensitivity_by_size};
 use super::froc::{CAMELYON, FreeResponse, LUNA, froc_score, sensitivity_at};
 use super::matching::{Links, Panoptic, part_of};
 use super::roc::{Scored, delong};
@@ -135,7 +135,7 @@ fn scans_fall_into_four_cells() {
         ("....", "..#.", ScanCell::FalsePositive),
         ("....", "....", ScanCell::TrueNegative),
     ] {
-        let cell = ScanCell::of(&row(reference, predicted, 1.0));
+        let cell = match_lesions(&row(reference, predicted, 1.0), Matching::default()).cell();
         assert_eq!(cell, want, "{reference} {predicted}");
         table.add(cell);
     }
@@ -151,6 +151,8 @@ fn scans_fall_into_four_cells() {
     );
     // A lost prediction is never better than the worst one.
     assert_eq!([true, false].map(ScanCell::without_prediction), [ScanCell::FalseNegative, ScanCell::FalsePositive]);
+    let lost = |reference| LesionMatch::without_prediction(&row(reference, reference, 1.0).reference, 1.0, Matching::default());
+    assert_eq!(ScanTable::of(&[lost("#."), lost("..")]), ScanTable { fn_: 1, fp: 1, ..ScanTable::default() });
 }
 
 #[test]
@@ -197,6 +199,12 @@ fn sensitivity_by_lesion_size() {
     for size in [Size::Ml, Size::DiameterMm] {
         assert!(size.usual_limits().is_sorted());
     }
+    assert_eq!(classes.iter().map(SizeClass::label).collect::<Vec<_>>(), ["< 2", "2-4", "4-9", ">= 9"]);
+    // Lesions of 4, 9 and 22 mm by the usual limits in mm.
+    let ml = |mm: f64| std::f64::consts::PI / 6000.0 * mm.powi(3);
+    let of_mm = |mm| LesionMatch::without_prediction(&row("#", "#", 1.0).reference, ml(mm), Matching::default());
+    let by_mm = sensitivity_by_size(&[of_mm(4.0), of_mm(9.0), of_mm(22.0)], Size::DiameterMm, Size::DiameterMm.usual_limits());
+    assert_eq!(by_mm.iter().map(|c| c.lesions).collect::<Vec<_>>(), [1, 1, 0, 1]);
 }
 
 #[test]
@@ -257,7 +265,7 @@ fn findings_on_lesions_have_their_best_score() {
         predicted[at(v)] = 1;
         let pair = Pair::new("points", &reference, &predicted, [6; 3], [1.0; 3]).unwrap();
         let links = Links::of(&pair, Connectivity::Face);
-        response.add(&links, &[score]);
+        response.add(links.lesions.count(), &[score], links.shared.iter().map(|s| [s.lesion, s.finding]));
         // Components in C order: the voxel at the edge, the cube, the voxel near the end.
         for (best, new) in lesions.iter_mut().zip(response.lesions.drain(..)) {
             *best = [*best, new].into_iter().flatten().reduce(f64::max);
@@ -272,11 +280,10 @@ fn findings_on_lesions_have_their_best_score() {
     }
     response.add_without_prediction(2);
     assert_eq!((response.scans, response.lesions.as_slice()), (7, [None, None].as_slice()));
-    // Two findings on one lesion, one of them without a usable score, and one on none.
-    let pair = row("#####..", "#.#.#.#", 1.0);
+    // Three findings on one lesion, one of them without a usable score, and one on none; what was never there changes nothing.
     let mut r = FreeResponse::default();
-    r.add(&Links::of(&pair, Connectivity::Face), &[0.2, 0.7, f64::NAN, 0.4]);
-    assert_eq!((r.lesions, r.false_positives), (vec![Some(0.7)], vec![0.4]));
+    r.add(1, &[0.2, 0.7, f64::NAN, 0.4], [[0, 0], [0, 1], [0, 2], [0, 9], [7, 3]]);
+    assert_eq!((r.scans, r.lesions, r.false_positives), (1, vec![Some(0.7)], vec![0.4]));
 }
 
 fn classification() -> (Vec<bool>, Value) {

@@ -1,7 +1,7 @@
 //! Touchstone's published tables, to stand beside ours: Dice and NSD times 100. Typed from the project's page and recomputed from its released
 //! tables; nothing here is measured by this program.
 
-/// The public leaderboard (hidden hospital set): mean DSC of nine organs and of each, in the order of [`ORGANS`].
+/// The public leaderboard (hidden hospital set): mean DSC of nine organs and of each, in the order of [`HOSPITAL_COLUMNS`].
 pub const HOSPITAL: [(&str, [f64; 10]); 17] = [
     ("MedNeXt", [89.2, 83.1, 85.3, 91.8, 92.6, 96.3, 83.3, 81.3, 95.2, 93.5]),
     ("MedFormer", [89.0, 82.1, 85.3, 91.9, 92.8, 96.4, 83.1, 80.7, 95.5, 93.4]),
@@ -22,9 +22,9 @@ pub const HOSPITAL: [(&str, [f64; 10]); 17] = [
     ("SAM-Adapter", [73.4, 62.8, 49.4, 87.3, 90.4, 94.1, 50.2, 48.0, 90.5, 88.0]),
 ];
 
-/// Columns of [`HOSPITAL`]; the public page's order of the organs.
-pub const ORGANS: [&str; 10] =
-    ["mean", "aorta", "gall_bladder", "kidney_left", "kidney_right", "liver", "pancreas", "postcava", "spleen", "stomach"];
+/// Columns of [`HOSPITAL`]; the organs as the protocol calls them.
+pub const HOSPITAL_COLUMNS: [&str; 11] =
+    ["method", "mean", "aorta", "gall_bladder", "kidney_left", "kidney_right", "liver", "pancreas", "postcava", "spleen", "stomach"];
 
 /// TotalSegmentator (all cases, and the official test split) and DAP Atlas, in the order of [`PUBLIC_COLUMNS`]; means of the organs' means where
 /// it does not say otherwise. Case sets differ between methods.
@@ -50,7 +50,8 @@ pub const PUBLIC: [(&str, [Option<f64>; 6]); 19] = [
     ("SAM-Adapter", [Some(28.8), Some(20.9), Some(23.1), Some(31.2), Some(69.0), Some(38.7)]),
 ];
 
-pub const PUBLIC_COLUMNS: [&str; 6] = ["TS DSC", "TS NSD", "TS DSC, mean of cases", "TS test DSC", "DAP DSC", "DAP NSD"];
+/// Columns of [`PUBLIC`]. TS: TotalSegmentator, DAP: DAP Atlas.
+pub const PUBLIC_COLUMNS: [&str; 7] = ["method", "TS DSC", "TS NSD", "TS DSC, mean of cases", "TS test DSC", "DAP DSC", "DAP NSD"];
 
 #[test]
 fn the_average_is_the_mean_of_the_organs() {
@@ -59,5 +60,7 @@ fn the_average_is_the_mean_of_the_organs() {
         // Both are rounded to a tenth.
         assert!((own - mean).abs() < 0.11, "{model}: {own} and {mean}");
     }
+    let organs: Vec<&str> = super::PROTOCOL.structures.iter().map(|s| s.name).collect();
+    assert_eq!(HOSPITAL_COLUMNS[2..], organs);
     assert!(PUBLIC.iter().all(|(_, v)| v.iter().flatten().all(|v| (0.0..=100.0).contains(v))));
 }

@@ -286,7 +286,7 @@ fn shown(values: &[(&'static str, Scalar)]) -> Vec<(&'static str, f64)> {
 
 pub fn sentence(step: u64, v: &Validation) -> String {
     let (g, e, o) = (&v.glance_focus, &v.everywhere, &v.operating_point);
-    let dice = |s: &crate::evaluate::Summary| s.lesion_dice.mean.value().unwrap_or(0.0);
+    let dice = |s: &crate::evaluate::Scores| s.lesion_dice.mean.value().unwrap_or(0.0);
     format!(
         "step {step}: validation Dice {:.3} (everywhere {:.3}), lesions {} of {} (everywhere {}), {:.0} % of the windows at threshold {:.3}",
         dice(g),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::InferBackend;
 use crate::config::{BestMetric, Config, Threshold};
 use crate::error::Result;
-use crate::evaluate::{CaseScore, Judged, Summary, summarise};
+use crate::evaluate::{CaseScore, Scores};
 use crate::run::Scalar;
 use crate::screen::{Budget, Choice, Glanced, Image, Looked, Plan, Screener, lesions};
 
@@ -37,8 +37,8 @@ pub struct OperatingPoint {
 /// Figures of both ways to screen, and the operating point.
 #[derive(Clone, Debug)]
 pub struct Validation {
-    pub glance_focus: Summary,
-    pub everywhere: Summary,
+    pub glance_focus: Scores,
+    pub everywhere: Scores,
     pub operating_point: OperatingPoint,
 }
 
@@ -46,21 +46,17 @@ impl Validation {
     /// The figure that chooses the best checkpoint; higher is better.
     pub fn best_metric(&self, metric: BestMetric) -> f64 {
         let s = &self.glance_focus;
-        let recall = s.lesions.recall.value().unwrap_or(0.0);
         match metric {
             BestMetric::LesionDice => s.lesion_dice.mean.value().unwrap_or(0.0),
-            BestMetric::LesionRecall => recall,
-            BestMetric::LesionF1 => {
-                let precision = s.lesions.precision.value().unwrap_or(0.0);
-                if recall + precision > 0.0 { 2.0 * recall * precision / (recall + precision) } else { 0.0 }
-            }
+            BestMetric::LesionRecall => s.lesions.recall.value().unwrap_or(0.0),
+            BestMetric::LesionF1 => s.lesions.f1().value().unwrap_or(0.0),
         }
     }
 
     /// Names and values for the log.
     pub fn named(&self) -> Vec<(&'static str, Scalar)> {
-        let recall = |s: &Summary| s.lesions.recall.value().unwrap_or(0.0);
-        let dice = |s: &Summary| s.lesion_dice.mean.value().unwrap_or(0.0);
+        let recall = |s: &Scores| s.lesions.recall.value().unwrap_or(0.0);
+        let dice = |s: &Scores| s.lesion_dice.mean.value().unwrap_or(0.0);
         let (g, e, o) = (&self.glance_focus, &self.everywhere, &self.operating_point);
         vec![
             ("validation/lesion_dice", dice(g).into()),
@@ -109,10 +105,10 @@ impl Seen {
         Ok(Pair::new(&self.name, &self.lesion, &mask, self.plan.shape, self.spacing_mm)?)
     }
 
-    fn judge<B: InferBackend>(&self, screener: &Screener<B>, choice: Choice, config: &Config) -> Result<(Judged, usize)> {
+    fn judge<B: InferBackend>(&self, screener: &Screener<B>, choice: Choice, config: &Config) -> Result<(CaseScore, usize)> {
         let looked = self.screen(screener, choice)?;
         let pair = self.pair(&looked.probability, config)?;
-        Ok((Judged::Scored(CaseScore::of(&pair)), looked.windows_kept()))
+        Ok((CaseScore::of(&pair), looked.windows_kept()))
     }
 }
 
@@ -143,7 +139,7 @@ pub fn validate<B: InferBackend>(screener: &Screener<B>, seen: &[Seen], config: 
         let (glance_focus, point) = at(t as f32)?;
         return Ok(Validation { glance_focus, everywhere, operating_point: OperatingPoint { scans: 0, lesions: 0, ..point } });
     }
-    let mut chosen: Option<(Summary, OperatingPoint)> = None;
+    let mut chosen: Option<(Scores, OperatingPoint)> = None;
     for threshold in candidates(seen) {
         let measured = at(threshold)?;
         let better = chosen.as_ref().is_none_or(|c| measured.1.relative_recall >= c.1.relative_recall);
@@ -184,10 +180,10 @@ pub fn candidates(seen: &[Seen]) -> Vec<f32> {
 fn at<B: InferBackend>(
     screener: &Screener<B>,
     seen: &[Seen],
-    everywhere: &Summary,
+    everywhere: &Scores,
     threshold: f32,
     config: &Config,
-) -> Result<(Summary, OperatingPoint)> {
+) -> Result<(Scores, OperatingPoint)> {
     let (summary, windows_kept) = judge_all(screener, seen, Choice::Above(threshold), config)?;
     let found = everywhere.lesions.hits;
     let relative_recall = if found == 0 { 1.0 } else { summary.lesions.hits as f64 / found as f64 };
@@ -195,9 +191,9 @@ fn at<B: InferBackend>(
 }
 
 /// Summary over all scans, and the share of the windows that Focus saw.
-fn judge_all<B: InferBackend>(screener: &Screener<B>, seen: &[Seen], choice: Choice, config: &Config) -> Result<(Summary, f64)> {
+fn judge_all<B: InferBackend>(screener: &Screener<B>, seen: &[Seen], choice: Choice, config: &Config) -> Result<(Scores, f64)> {
     let judged = seen.iter().map(|s| s.judge(screener, choice, config)).collect::<Result<Vec<_>>>()?;
-    let (judged, kept): (Vec<Judged>, Vec<usize>) = judged.into_iter().unzip();
+    let (scores, kept): (Vec<CaseScore>, Vec<usize>) = judged.into_iter().unzip();
     let windows: usize = seen.iter().map(|s| s.plan.grid).sum();
-    Ok((summarise(&judged), kept.iter().sum::<usize>() as f64 / windows.max(1) as f64))
+    Ok((Scores::of(&scores.iter().collect::<Vec<_>>()), kept.iter().sum::<usize>() as f64 / windows.max(1) as f64))
 }

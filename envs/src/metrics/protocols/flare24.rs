@@ -1,10 +1,10 @@
-//! The per-case rule of the FLARE pan-cancer task (FLARE24 Task 1, official script).
+//! The per-case rule of the FLARE pan-cancer task (FLARE24 Task 1, official script). Later editions are judged by it until their own rule is known.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Asked, Metric, Oddity, Protocol, Structure, StructurePair};
-use crate::Result;
-use crate::metrics::{Outcome, Pair, SurfaceKind};
+use crate::metrics::statistics::adjust::Adjustment;
+use crate::metrics::{Outcome, Pair, SurfaceKind, policy};
 
 /// The rule book.
 pub const PROTOCOL: Protocol = Protocol {
@@ -16,8 +16,14 @@ pub const PROTOCOL: Protocol = Protocol {
         Metric::share("nsd", "NSD at 2 mm; 0 where the Dice is below 0.2", Asked::Always),
     ],
     main: &["dsc", "nsd"],
+    policy: policy::FLARE,
     empty: "both masks empty: 1 and 1; only one of them empty: 0 and 0",
+    group_adjustment: Adjustment::Holm,
     oddities: &[
+        Oddity {
+            name: "edition",
+            text: "this is the script of FLARE24; the rules of later editions are not known, and are taken to be the same",
+        },
         Oddity { name: "values_above_one", text: "a prediction that holds any value above 1 scores 0 and 0" },
         Oddity { name: "nsd_needs_dice", text: "NSD jumps to 0 below a Dice of 0.2, so small lesions that are half found lose it" },
         Oddity {
@@ -65,19 +71,7 @@ pub struct FlareScore {
 impl FlareScore {
     pub(super) const BAD_VALUES: Self = FlareScore { dsc: 0.0, nsd: 0.0, clause: Clause::BadValues };
 
-    /// Scores `predicted` (values as stored) against `reference` (lesion where not 0), both C order over `[x][y][z]`.
-    ///
-    /// # Errors
-    /// As [`Pair::new`]: masks that do not fit `shape`, or an impossible spacing.
-    pub fn of(case: &str, reference: &[u8], predicted: &[u8], shape: [usize; 3], spacing_mm: [f64; 3], tolerance_mm: f64) -> Result<Self> {
-        let pair = Pair::new(case, reference, predicted, shape, spacing_mm)?;
-        if predicted.iter().any(|&v| v > 1) {
-            return Ok(Self::BAD_VALUES);
-        }
-        Ok(Self::of_pair(&pair, tolerance_mm))
-    }
-
-    /// The same for masks already known to hold 0 and 1 only.
+    /// Scores a prediction that holds 0 and 1 only; the clause of other values is the caller's, who has them.
     pub fn of_pair(pair: &Pair, tolerance_mm: f64) -> Self {
         let score = |dsc, nsd, clause| FlareScore { dsc, nsd, clause };
         match (pair.reference.is_empty(), pair.predicted.is_empty()) {

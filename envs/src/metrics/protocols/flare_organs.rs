@@ -3,7 +3,8 @@
 use super::flare24::FlareScore;
 use super::{Asked, Metric, Oddity, Protocol, Structure, StructurePair};
 use crate::metrics::morphology::keep_slices;
-use crate::metrics::{Outcome, Pair};
+use crate::metrics::statistics::adjust::Adjustment;
+use crate::metrics::{Outcome, Pair, policy};
 use crate::volume::runs::Runs;
 
 /// The rule book.
@@ -16,7 +17,9 @@ pub const PROTOCOL: Protocol = Protocol {
         Metric::share("nsd", "NSD at the organ's tolerance; 0 where the Dice is below 0.2", Asked::Always),
     ],
     main: &["dsc", "nsd"],
+    policy: policy::FLARE,
     empty: "both masks of an organ empty: 1 and 1; only one of them empty: 0 and 0",
+    group_adjustment: Adjustment::Holm,
     oddities: &[
         Oddity { name: "absent_organs_are_perfect", text: "an organ that neither mask holds scores 1 and 1 and raises the mean" },
         Oddity { name: "nsd_needs_dice", text: "NSD jumps to 0 below a Dice of 0.2" },

@@ -3,7 +3,8 @@
 use super::{Asked, Metric, Oddity, Protocol, Structure, StructurePair};
 use crate::metrics::detection::{ScanCell, ScanTable};
 use crate::metrics::matching::Links;
-use crate::metrics::policy::EmptyPolicy;
+use crate::metrics::policy;
+use crate::metrics::statistics::adjust::Adjustment;
 use crate::metrics::{Outcome, Pair};
 use crate::volume::components::Connectivity;
 
@@ -17,7 +18,9 @@ pub const PROTOCOL: Protocol = Protocol {
         Metric::share("running_dice", "Dice; cases with an empty reference are left out", Asked::WithReference),
     ],
     main: &["case_dice", "running_dice"],
+    policy: policy::GF_SCREEN,
     empty: "case_dice: reference empty: 1, whatever was predicted; running_dice: reference empty: left out; prediction alone empty: 0",
+    group_adjustment: Adjustment::Holm,
     oddities: &[
         Oddity {
             name: "empty_reference_is_perfect",
@@ -40,6 +43,10 @@ pub const PROTOCOL: Protocol = Protocol {
             name: "items_mix_lesions_and_scans",
             text: "item table: lesions (face connectivity) and lesion-free scans are summed in one table",
         },
+        Oddity {
+            name: "sets_by_file_name",
+            text: "the published report means Dice by data set and lesion type, told apart by parts of file names; here by a column of --metadata",
+        },
         Oddity { name: "epsilon", text: "rates have 1e-6 in their denominators: never exactly 1, and 0 where there is nothing to count" },
         Oddity {
             name: "fpr",
@@ -58,17 +65,15 @@ fn score(s: &StructurePair) -> Vec<Outcome> {
 
 /// Dice, and 1 wherever the reference is empty.
 pub fn case_dice(pair: &Pair) -> f64 {
-    // With a reference there is a Dice.
-    if pair.reference.is_empty() { 1.0 } else { pair.overlap().dice().value().unwrap_or(0.0) }
+    let overlap = pair.overlap();
+    // The policy has a value for every empty mask, and without one there is a Dice.
+    policy::GF_SCREEN.apply(overlap, overlap.dice()).value().unwrap_or(0.0)
 }
 
 /// Dice over cases with lesions (MONAI's metric that leaves empty references out).
 pub fn running_dice(pair: &Pair) -> Outcome {
     let overlap = pair.overlap();
-    match EmptyPolicy::named("reference_only") {
-        Some(policy) => policy.apply(overlap, overlap.dice()),
-        None => overlap.dice(),
-    }
+    policy::REFERENCE_ONLY.apply(overlap, overlap.dice())
 }
 
 /// The two detection tables of the published code.
@@ -82,7 +87,8 @@ pub struct Detection {
 
 impl Detection {
     pub fn add(&mut self, pair: &Pair) {
-        self.scans.add(ScanCell::of(pair));
+        let overlap = pair.overlap();
+        self.scans.add(ScanCell::of(overlap.reference > 0, overlap.predicted > 0, overlap.both > 0));
         if pair.reference.is_empty() {
             let many = pair.predicted.voxels() > HEALTHY_UP_TO;
             self.items.add(if many { ScanCell::FalsePositive } else { ScanCell::TrueNegative });

@@ -8,35 +8,10 @@ pub mod panscreen;
 mod tests;
 pub mod touchstone;
 
+use super::policy::EmptyPolicy;
+use super::statistics::adjust::Adjustment;
 use super::{Outcome, Pair};
-use crate::volume::runs::Runs;
 use crate::{Error, Result};
-
-/// Reference and prediction of one case as stored: labels, C order over `[x][y][z]`, z from feet to head or the reverse.
-#[derive(Clone, Copy, Debug)]
-pub struct CaseMasks<'a> {
-    pub case: &'a str,
-    pub reference: &'a [u8],
-    pub predicted: &'a [u8],
-    pub shape: [usize; 3],
-    pub spacing_mm: [f64; 3],
-}
-
-impl CaseMasks<'_> {
-    /// The masks of one structure.
-    ///
-    /// # Errors
-    /// As [`Pair::new`].
-    pub fn pair(&self, structure: &Structure) -> Result<Pair> {
-        // One check of sizes and spacing for all structures; then only the voxels of this one.
-        let mut pair = Pair::new(self.case, self.reference, self.predicted, self.shape, self.spacing_mm)?;
-        if let Some(label) = structure.label {
-            pair.reference = Runs::select(self.reference, self.shape, |v| v == label);
-            pair.predicted = Runs::select(self.predicted, self.shape, |v| v == label);
-        }
-        Ok(pair)
-    }
-}
 
 /// Something that is scored by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,13 +73,6 @@ pub struct Oddity {
     pub text: &'static str,
 }
 
-/// The metrics of one structure, in the order of [`Protocol::metrics`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct StructureScore {
-    pub structure: &'static str,
-    pub values: Vec<Outcome>,
-}
-
 /// A rule book: what is scored, how, and what to know about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Protocol {
@@ -115,8 +83,12 @@ pub struct Protocol {
     pub metrics: &'static [Metric],
     /// Metrics that methods are ranked and groups compared by; each has a worst value.
     pub main: &'static [&'static str],
-    /// What empty masks count as, printed above every table.
+    /// What empty masks count as in the first metric, and its name above every table.
+    pub policy: EmptyPolicy,
+    /// What empty masks count as in all metrics, printed above every table.
     pub empty: &'static str,
+    /// How the pairs of groups of cases are corrected for their number.
+    pub group_adjustment: Adjustment,
     pub oddities: &'static [Oddity],
     /// Scores one structure of one case, in the order of `metrics`.
     pub score: fn(&StructurePair) -> Vec<Outcome>,
@@ -140,19 +112,6 @@ impl Protocol {
     /// Whether all lesions are one structure, so that lesions are matched and scans called healthy.
     pub fn is_of_lesions(&self) -> bool {
         matches!(self.structures, [Structure { label: None, .. }])
-    }
-
-    /// Scores one case: one entry for each of `structures`, in their order.
-    ///
-    /// # Errors
-    /// As [`Pair::new`]: masks that do not fit together.
-    pub fn score(&self, case: &CaseMasks) -> Result<Vec<StructureScore>> {
-        let above_one = case.predicted.iter().any(|&v| v > 1);
-        let score = |s: &Structure| {
-            let values = (self.score)(&StructurePair { structure: *s, pair: case.pair(s)?, above_one });
-            Ok(StructureScore { structure: s.name, values })
-        };
-        self.structures.iter().map(score).collect()
     }
 }
 

@@ -2,10 +2,11 @@
 
 use super::{Asked, Metric, Oddity, Protocol, Structure, StructurePair};
 use crate::metrics::agreement::centre_distance_mm;
-use crate::metrics::detection::{Matching, match_lesions};
+use crate::metrics::detection::{LesionMatch, Matching};
 use crate::metrics::flare::{FlareScore, TOLERANCE_MM};
 use crate::metrics::matching::Links;
-use crate::metrics::{Outcome, SurfaceKind};
+use crate::metrics::statistics::adjust::Adjustment;
+use crate::metrics::{Outcome, SurfaceKind, policy};
 
 /// The rule book.
 pub const PROTOCOL: Protocol = Protocol {
@@ -15,7 +16,8 @@ pub const PROTOCOL: Protocol = Protocol {
     metrics: &[
         Metric::share("dice", "Dice", Asked::WithReference),
         Metric::share("iou", "intersection over union", Asked::WithReference),
-        Metric::share("nsd_2mm", "share of both surfaces within 2 mm of the other", Asked::WithReference),
+        Metric::share("nsd_2mm", "share of both surfaces (DeepMind's surfels, by area) within 2 mm of the other", Asked::WithReference),
+        Metric::share("nsd_2mm_voxels", "the same over border voxels, each counting the same (MONAI)", Asked::WithReference),
         Metric::amount("hd95_mm", "95th percentile of surface distances, the larger direction", Asked::WithReference),
         Metric::amount("assd_mm", "mean symmetric surface distance", Asked::WithReference),
         Metric::amount("volume_error", "|P - R| / R in volume", Asked::WithReference),
@@ -33,8 +35,10 @@ pub const PROTOCOL: Protocol = Protocol {
         Metric::share("flare_nsd", "NSD by the FLARE rule, all scans", Asked::Always),
     ],
     main: &["dice", "nsd_2mm", "lesion_recall", "flare_dsc"],
+    policy: policy::REFERENCE_ONLY,
     empty: "reference empty: left out of overlap, distances and lesion metrics, what was marked is in false_positives, false_positive_ml, \
             healthy_false_positive_ml and the FLARE rule; prediction alone empty: 0, and its distances have failed",
+    group_adjustment: Adjustment::Holm,
     oddities: &[
         Oddity {
             name: "worst_of_distances",
@@ -50,29 +54,31 @@ pub const PROTOCOL: Protocol = Protocol {
 };
 
 /// One-to-one matches of `lesion_f1` overlap at least this much.
-const LEAST_IOU: f64 = 0.1;
+pub const LEAST_IOU: f64 = 0.1;
 
 fn score(s: &StructurePair) -> Vec<Outcome> {
     let (pair, overlap) = (&s.pair, s.pair.overlap());
-    let found = match_lesions(pair, Matching::default());
+    let Matching { connectivity, min_predicted_ml } = Matching::default();
+    let links = Links::of(pair, connectivity);
+    let found = LesionMatch::of(&links, pair.voxel_ml(), min_predicted_ml);
     let false_positives = Outcome::Value(found.false_positives().count() as f64);
     let false_positive_ml = Outcome::Value(found.false_positive_ml() + 0.0);
     let flare = if s.above_one { FlareScore::BAD_VALUES } else { FlareScore::of_pair(pair, TOLERANCE_MM) };
     let flare = [flare.dsc, flare.nsd].map(Outcome::Value);
     if pair.reference.is_empty() {
-        let mut values = vec![Outcome::not_applicable("the reference is empty"); 9];
+        let mut values = vec![Outcome::not_applicable("the reference is empty"); 10];
         let healthy_ml = Outcome::Value(overlap.predicted as f64 * pair.voxel_ml());
         values.extend([false_positives, false_positive_ml, healthy_ml]);
         values.extend(flare);
         return values;
     }
     let distances = pair.distances(SurfaceKind::Surfels);
-    let links = Links::of(pair, Matching::default().connectivity);
     let recall = Outcome::ratio(found.hits() as f64, found.lesions.len() as f64, "there is no lesion");
     let mut values = vec![
         overlap.dice(),
         overlap.iou(),
         distances.nsd(TOLERANCE_MM),
+        pair.distances(SurfaceKind::BorderVoxels).nsd(TOLERANCE_MM),
         distances.hausdorff_percentile(95.0),
         distances.assd(),
         overlap.relative_volume_error().map(f64::abs),

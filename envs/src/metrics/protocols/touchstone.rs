@@ -2,7 +2,8 @@
 
 use super::{Asked, Metric, Oddity, Protocol, Structure, StructurePair};
 use crate::metrics::morphology::{erode, keep_slices};
-use crate::metrics::{Outcome, Overlap, Pair, SurfaceKind};
+use crate::metrics::statistics::adjust::Adjustment;
+use crate::metrics::{Outcome, Overlap, Pair, SurfaceKind, policy};
 use crate::volume::components::{Components, Connectivity};
 use crate::volume::runs::Runs;
 
@@ -29,7 +30,9 @@ pub const PROTOCOL: Protocol = Protocol {
         Metric::amount("false_organ_ml", "volume predicted of an organ that the reference does not hold", Asked::WithoutReference),
     ],
     main: &["dsc", "nsd"],
+    policy: policy::REFERENCE_ONLY,
     empty: "organ not in the reference: left out of dsc and nsd, its predicted volume in false_organ_ml; prediction alone empty: 0",
+    group_adjustment: Adjustment::Bonferroni,
     oddities: &[
         Oddity { name: "dsc_plus_one", text: "1 in the denominator: a perfect organ of one voxel scores 0.667, of 848 voxels 0.99941" },
         Oddity {

@@ -45,8 +45,7 @@ impl Bootstrap {
 
     /// Of the mean of `values`, one unit each.
     pub fn of_mean(values: &[f64], resamples: usize, draws: Draws) -> Option<Self> {
-        let units: Vec<Vec<usize>> = (0..values.len()).map(|i| vec![i]).collect();
-        Self::of(&units, resamples, draws, |cases| cases.iter().map(|&i| values[i]).sum::<f64>() / cases.len() as f64)
+        Self::of(&singles(values.len()), resamples, draws, |cases| cases.iter().map(|&i| values[i]).sum::<f64>() / cases.len() as f64)
     }
 
     /// Standard error: the standard deviation of the resampled values.
@@ -91,6 +90,11 @@ impl Bootstrap {
             }
         }
     }
+}
+
+/// `n` cases, each a unit of its own.
+pub fn singles(n: usize) -> Vec<Vec<usize>> {
+    (0..n).map(|i| vec![i]).collect()
 }
 
 /// Indices of cases by patient, patients in the order in which they first come.

@@ -4,24 +4,26 @@ use super::describe::{mean, median};
 use super::resample::Draws;
 use super::{Alternative, Test};
 
-/// Differences up to this many are tested over all of their sign patterns.
+/// Units up to this many are tested over all of their sign patterns.
 const EXACT_UP_TO: usize = 20;
 
 /// Two means closer than this are the same arrangement, summed in another order.
 const TIE: f64 = 1e-12;
 
-/// Sign-flip test of paired differences on their mean: exact for at most 20 differences, else over `resamples` random patterns, the
-/// observed one counted with them.
+/// Sign-flip test of paired differences on their mean: exact for at most 20 units, else over `resamples` random patterns, the observed one
+/// counted with them. Each of `units` (indices of differences) flips as a whole: one case, or all the cases of one patient
+/// ([`units_of`](super::bootstrap::units_of)). Several scans of a patient are no independent witnesses.
 ///
 /// `None` where there is no difference or one is not finite.
-pub fn sign_flip(differences: &[f64], alternative: Alternative, resamples: usize, draws: Draws) -> Option<Test> {
+pub fn sign_flip(differences: &[f64], units: &[Vec<usize>], alternative: Alternative, resamples: usize, draws: Draws) -> Option<Test> {
     let observed = mean(differences)?;
-    let n = differences.len();
     if !observed.is_finite() {
         return None;
     }
+    let sums: Vec<f64> = units.iter().map(|unit| unit.iter().map(|&i| differences[i]).sum()).collect();
+    let n = sums.len();
     let flipped = |flips: &mut dyn Iterator<Item = bool>| {
-        differences.iter().zip(flips).map(|(d, flip)| if flip { -d } else { *d }).sum::<f64>() / n as f64
+        sums.iter().zip(flips).map(|(d, flip)| if flip { -d } else { *d }).sum::<f64>() / differences.len() as f64
     };
     let p = if n <= EXACT_UP_TO {
         let hits =

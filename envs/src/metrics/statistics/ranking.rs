@@ -64,13 +64,17 @@ impl ScoreTable {
         self.standings(RankBy::CaseRanks, &(0..self.cases).collect::<Vec<_>>()).into_iter().map(|s| -s).collect()
     }
 
-    /// Ranks again on `resamples` draws of the cases. `None` without draws.
-    pub fn stability(&self, by: RankBy, resamples: usize, draws: Draws) -> Option<RankStability> {
+    /// Ranks again on `resamples` draws of the cases. Each of `units` is drawn as a whole: one case, or all the cases of one patient
+    /// ([`units_of`](super::bootstrap::units_of)). `None` without units or draws.
+    pub fn stability(&self, by: RankBy, units: &[Vec<usize>], resamples: usize, draws: Draws) -> Option<RankStability> {
+        if units.is_empty() {
+            return None;
+        }
         let full: Vec<f64> = self.ranks(by).into_iter().map(|r| r as f64).collect();
         let mut drawn: Vec<Vec<f64>> = vec![Vec::with_capacity(resamples); self.scores.len()];
         let mut taus = Vec::with_capacity(resamples);
         for r in 0..resamples {
-            let cases: Vec<usize> = draws.with_replacement(r, self.cases).collect();
+            let cases: Vec<usize> = draws.with_replacement(r, units.len()).flat_map(|u| &units[u]).copied().collect();
             let again: Vec<f64> = ranks(&self.standings(by, &cases)).into_iter().map(|r| r as f64).collect();
             // Where everybody ties there is no order to agree with.
             taus.push(kendall_tau_b(&full, &again).unwrap_or(0.0));

@@ -1,5 +1,5 @@
 use super::*;
-use crate::metrics::FlareScore;
+use crate::metrics::{FlareScore, Pair};
 use crate::rng::{RngExt, stream};
 use crate::screening::blend::{Blend, gaussian};
 use crate::screening::windows::{cut, grid};
@@ -103,7 +103,7 @@ fn blended_scores_equal_a_naive_blend() {
             let mut blend = Blend::new(SHAPE, WINDOW, importance.clone());
             sets.windows(s).for_each(|w| blend.add(world.starts[w], &world.probabilities[w], 1.0));
             let mask: Vec<u8> = blend.finish().iter().map(|&p| u8::from(p > 0.5)).collect();
-            let expected = FlareScore::of("case", &world.lesion, &mask, SHAPE, spacing_mm, 2.0).unwrap();
+            let expected = FlareScore::of_pair(&Pair::new("case", &world.lesion, &mask, SHAPE, spacing_mm).unwrap(), 2.0);
             assert_eq!(flare[s], expected, "seed {seed}");
             assert!((dice[s] - expected.dsc).abs() < 1e-12, "seed {seed}: {} and {expected:?}", dice[s]);
         }
