@@ -3,11 +3,17 @@
 //! Each rule looks at the last third of the lines it is given, because the first steps are rough in every run; `docs/metrics.md` says what is
 //! healthy for each metric and why.
 
+use std::path::Path;
+
+use panscreen_envs::io::write_atomic;
 use serde::{Deserialize, Serialize};
 
+use super::Result;
 use super::metrics::{Record, series};
 
-/// Steps that a rule needs before it speaks.
+const FILE: &str = "health.json";
+
+/// Lines of the log that a rule needs before it speaks.
 const LEAST: usize = 30;
 
 /// `health.json`: what was found, or that nothing was.
@@ -17,6 +23,9 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
     /// The figures in one sentence.
     pub summary: String,
+    /// The last step that it knows of.
+    #[serde(default)]
+    pub step: u64,
 }
 
 /// Something that a person should know.
@@ -50,7 +59,18 @@ impl Verdict {
         found("selection collapsed", log.selection_collapsed());
         found("every window kept", log.every_window_kept());
         found("data-bound", log.data_bound());
-        Verdict { healthy: findings.is_empty(), findings, summary: log.summary() }
+        Verdict { healthy: findings.is_empty(), findings, summary: log.summary(), step: log.step() }
+    }
+
+    /// What the run in `run` said when it last ended; `None` where it never did.
+    pub fn read(run: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(run.join(FILE)).ok()?).ok()
+    }
+
+    /// Keep it as `health.json` of the run in `run`.
+    pub fn write(&self, run: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).expect("a verdict is plain data");
+        Ok(write_atomic(&run.join(FILE), (text + "\n").as_bytes())?)
     }
 
     /// As [`Verdict::of`], of a run that ended with `error`, such as a value that was not finite.
@@ -177,8 +197,12 @@ impl Log<'_> {
         ))
     }
 
+    fn step(&self) -> u64 {
+        self.0.last().map_or(0, |r| r.step)
+    }
+
     fn summary(&self) -> String {
-        let steps = self.0.last().map_or(0, |r| r.step);
+        let steps = self.step();
         let percent = |name: &str, text: &str| self.late_mean(name).map(|v| format!("{:.0} % {text}", v * 100.0));
         let parts = [
             percent("frac_reward_zero_std", "of groups have equal rewards"),
@@ -190,7 +214,7 @@ impl Log<'_> {
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         if parts.is_empty() {
-            format!("{steps} steps, too few for a verdict")
+            format!("{steps} steps in {} lines of the log, too few for a verdict", self.0.len())
         } else {
             format!("{steps} steps; in the last third {}", parts.join(", "))
         }
@@ -292,6 +316,10 @@ mod tests {
         assert_eq!(Verdict::of(&records, Expected { groups: true, ratio: true }).short(), "zero signal, +1");
         let few = Verdict::of(&records[..5], Expected { groups: true, ratio: true });
         assert!(few.healthy && few.summary.contains("too few"), "{few}");
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Verdict::read(dir.path()), None);
+        few.write(dir.path()).unwrap();
+        assert_eq!(Verdict::read(dir.path()), Some(Verdict { step: 5, ..few }));
         let broken = Verdict::of(&records[..5], Expected::default()).with_error("step 5: `losses/dice` is NaN");
         assert!(!broken.healthy && broken.to_string().contains("NaN"));
     }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use panscreen_envs::dataset::{Case, Split};
+use panscreen_envs::dataset::Case;
 use panscreen_envs::metrics::{Matching, Pair, match_lesions};
 use panscreen_envs::screening::cached::CachedScan;
 use panscreen_envs::screening::decode::{CoverMass, DecoderKind, GreedyApart, Scored, Threshold, oracle};
@@ -70,6 +70,7 @@ pub struct Judging<'a> {
 /// A scan with what both networks think of its windows.
 struct Seen {
     name: String,
+    patient: String,
     plan: Plan,
     glanced: Glanced,
     votes: Votes,
@@ -95,15 +96,14 @@ impl Work for Judging<'_> {
     fn run<B: TrainBackend>(self, device: B::Device) -> Result<PointResult> {
         let Judging { run, judge, cache, observer } = self;
         let model = Model::<B>::open(run, &[], &device, observer)?;
-        let path = run.join("split.json");
-        let split: Split = super::point::read_json(&path)?.ok_or_else(|| Error::Usage(format!("{}: not there", path.display())))?;
+        let split = setup::kept_split(run)?;
         let labelled: Vec<Case> = split.test.into_iter().filter(|c| c.label.is_some()).collect();
         if labelled.is_empty() || split.validation.is_empty() {
             return Err(Error::Usage(
                 "[judge] needs labelled test scans and validation scans; set `data.test_cases`, or take [judge] out".into(),
             ));
         }
-        let cache = FocusCache::open(cache, run, &model.config)?;
+        let cache = FocusCache::open(cache, &model.focus_hash, &model.config);
         let look = |cases: Vec<Case>| look(&model, cases, &cache, observer);
         let (validation, test) = (look(split.validation)?, look(labelled)?);
         report(&validation, &test, judge, &model.config)
@@ -124,7 +124,8 @@ fn look<B: TrainBackend>(model: &Model<B>, cases: Vec<Case>, cache: &FocusCache,
         let votes = cache.votes(&store.cases()[i], &plan, || model.screener.focus(image, &plan.starts))?;
         let lesion = case.scan.lesion.iter().map(|&n| (n > 0) as u8).collect();
         let numbers = case.scan.lesion.clone();
-        seen.push(Seen { name: case.scan.name.clone(), plan, glanced, votes, numbers, lesion, spacing_mm: case.spacing_mm });
+        let (name, patient) = (case.scan.name.clone(), store.cases()[i].patient.clone());
+        seen.push(Seen { name, patient, plan, glanced, votes, numbers, lesion, spacing_mm: case.spacing_mm });
         observer.advance(1, &[]);
     }
     observer.finish();
@@ -207,6 +208,7 @@ fn report(validation: &[Seen], test: &[Seen], judge: &JudgeConfig, config: &Conf
     for name in names {
         result.metrics.extend(figure(result.cases.values(), &name).map(|value| (name, value)));
     }
+    result.patients = test.iter().map(|s| (s.name.clone(), s.patient.clone())).collect();
     result.metrics.insert("test_scans".into(), test.len() as f64);
     result.metrics.insert("test_lesions".into(), everywhere.iter().map(|f| f.lesions as f64).sum());
     Ok(result)

@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use burn::module::AutodiffModule;
 use panscreen_envs::dataset::Store;
-use panscreen_envs::io::write_atomic;
 use panscreen_envs::screening::cached::Dual;
 use panscreen_envs::screening::{CropEnv, EnvState, Observation};
 use panscreen_policies::objectives::{Needs, OldPolicy};
@@ -153,8 +152,7 @@ fn judge_health<B: TrainBackend>(run: &Run<B>, settings: &Settings, error: Optio
         None => {}
     }
     run.observer.message(&format!("health: {verdict}"));
-    let text = serde_json::to_string_pretty(&verdict).map_err(|e| Error::Usage(e.to_string()))?;
-    Ok(write_atomic(&run.folder.root().join("health.json"), (text + "\n").as_bytes())?)
+    Ok(verdict.write(run.folder.root())?)
 }
 
 /// What the objective of `settings` promises, for the verdict.
