@@ -11,18 +11,15 @@ skip() {
     exit 69
 }
 
-# Whether daemon $1 of this folder runs. A number that was left behind may be somebody else's process by now.
-runs() {
-    [ -f "$dir/$1.pid" ] && [ "$(cat "/proc/$(cat "$dir/$1.pid")/comm" 2>/dev/null)" = "$1" ]
-}
-
-# Ask every daemon to end, and wait until it has: a new one needs its port.
+# Ask every daemon to end, and wait until it has: a new one needs its port. A number that was left behind may be somebody else's process by now.
 stop() {
     for daemon in slurmd slurmctld munged; do
-        runs "$daemon" || continue
-        kill "$(cat "$dir/$daemon.pid")" || true
+        pid=$(cat "$dir/$daemon.pid" 2>/dev/null) || continue
+        [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$daemon" ] || continue
+        kill "$pid" || true
         for _ in $(seq 100); do
-            runs "$daemon" || break
+            # A zombie has no executable.
+            [ -e "/proc/$pid/exe" ] || break
             sleep 0.1
         done
     done
