@@ -49,6 +49,7 @@ fn the_runs_own_choice_stands_on_its_curve() {
     for (threshold, windows_kept, relative_recall) in [(0.9, 0.02, 0.5), (0.3, 0.1, 0.96), (0.1, 0.4, 1.0)] {
         operating.curve.push(crate::stages::gf_screen::OperatingPoint { threshold, relative_recall, windows_kept, scans: 9, lesions: 20 });
     }
-    assert!(dots(&operating, 0.3) == 1 && self::operating(&operating, 0.3).contains("its own choice"));
+    // The point, and its key in the legend.
+    assert!(dots(&operating, 0.3) == 2 && self::operating(&operating, 0.3).contains("its own choice"));
     assert_eq!(dots(&operating, 0.05), 0, "a threshold below all that were measured");
 }

@@ -168,12 +168,13 @@ impl Log<'_> {
         let positive = self.late_mean("positive_share")?;
         let probability = self.late_mean("select_probability").map_or(String::new(), |p| format!(" (mean probability {p:.2})"));
         let what = match selected {
-            s if s < 0.01 && positive > 0.05 => "nothing",
+            // Of whole scans few windows hold a lesion: what is selected is compared with them.
+            s if s < 0.01 && positive >= 0.01 && s < 0.2 * positive => "nothing",
             s if s > 0.99 && positive < 0.95 => "everything",
             _ => return None,
         };
         Some(format!(
-            "Glance selects {what}: {:.1} % of the sub-volumes{probability}, while {:.0} % hold a lesion; its ranking may still be good, see \
+            "Glance selects {what}: {:.1} % of the sub-volumes{probability}, while {:.1} % hold a lesion; its ranking may still be good, see \
              `validation/windows_kept`, else raise `loss.alpha` or lower `optim.glance.lr`",
             selected * 100.0,
             positive * 100.0
@@ -261,7 +262,7 @@ mod tests {
     fn each_illness_is_named_with_its_numbers() {
         type Change = fn(u64, &mut Vec<(String, f64)>);
         let all = Expected { groups: true, ratio: true };
-        let cases: [(&str, &str, Change); 11] = [
+        let cases: [(&str, &str, Change); 13] = [
             ("zero signal", "38 % of groups have equal rewards", |_, f| set(f, "frac_reward_zero_std", 0.38)),
             ("zero signal", "Focus earns nothing yet", |_, f| {
                 set(f, "frac_reward_zero_std", 1.0);
@@ -278,6 +279,19 @@ mod tests {
             ("clip saturated", "41 % of the sub-volumes are clipped", |_, f| set(f, "clip_ratio/region_mean", 0.41)),
             ("KL drifts", "from 0.002 to 0.200", |step, f| set(f, "kl", if step > 60 { 0.2 } else { 0.002 })),
             ("selection collapsed", "selects nothing: 0.0 %", |_, f| set(f, "selected_share", 0.0)),
+            (
+                "selection collapsed",
+                "selects nothing: 0.2 % of the sub-volumes (mean probability 0.40), while 3.0 % hold a lesion",
+                |_, f| {
+                    set(f, "selected_share", 0.002);
+                    set(f, "positive_share", 0.03);
+                },
+            ),
+            ("", "", |_, f| {
+                // Few windows, of few that deserve it.
+                set(f, "selected_share", 0.006);
+                set(f, "positive_share", 0.02);
+            }),
             ("selection collapsed", "selects everything: 100.0 %", |_, f| set(f, "selected_share", 1.0)),
             ("every window kept", "spares nothing", |step, f| {
                 if step == 90 {

@@ -40,6 +40,37 @@ impl Default for JudgeConfig {
     }
 }
 
+impl JudgeConfig {
+    /// A sentence where an operating point can't be one, or two would have the same name.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(t) = self.thresholds.iter().find(|t| !(0.0..1.0).contains(*t)) {
+            return Err(format!("`judge.thresholds` has {t}, expected 0 to below 1"));
+        }
+        if let Some(r) = self.recalls.iter().find(|r| !(**r > 0.0 && **r <= 1.0)) {
+            return Err(format!("`judge.recalls` has {r}, expected above 0 to 1, such as 0.95"));
+        }
+        let fixed = self.thresholds.iter().map(|t| fixed_name(*t));
+        let mut names: Vec<String> =
+            fixed.chain(self.decoders.iter().flat_map(|d| self.recalls.iter().map(|r| matched_name(*d, *r)))).collect();
+        if names.is_empty() {
+            return Err("[judge] has no operating point; name `thresholds`, or `recalls` and `decoders`".into());
+        }
+        names.sort();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(format!("[judge] has `{}` twice; take one out", pair[0])),
+            None => Ok(()),
+        }
+    }
+}
+
+fn fixed_name(threshold: f64) -> String {
+    format!("at_{threshold}")
+}
+
+fn matched_name(decoder: Decoder, recall: f64) -> String {
+    format!("{}_{}", name(decoder), (recall * 1000.0).round() / 10.0)
+}
+
 fn name(decoder: Decoder) -> &'static str {
     match decoder {
         Decoder::Threshold => "threshold",
@@ -180,13 +211,12 @@ impl Seen {
 fn report(validation: &[Seen], test: &[Seen], judge: &JudgeConfig, config: &Config) -> Result<PointResult> {
     let everywhere = all(test, |s| s.everywhere(config))?;
     let everywhere_validation = all(validation, |s| s.everywhere(config))?;
-    let mut points: Vec<(String, Decoder, f32)> =
-        judge.thresholds.iter().map(|&t| (format!("at_{t}"), Decoder::Threshold, t as f32)).collect();
+    let mut points: Vec<(String, Decoder, f32)> = judge.thresholds.iter().map(|&t| (fixed_name(t), Decoder::Threshold, t as f32)).collect();
     let mut result = PointResult::default();
     for &decoding in &judge.decoders {
         let thresholds = thresholds_for(validation, &everywhere_validation, decoding, &judge.recalls, config)?;
         for (recall, threshold) in judge.recalls.iter().zip(thresholds) {
-            let name = format!("{}_{}", name(decoding), (recall * 1000.0).round() / 10.0);
+            let name = matched_name(decoding, *recall);
             result.metrics.insert(format!("{name}/threshold"), threshold.into());
             points.push((name, decoding, threshold));
         }

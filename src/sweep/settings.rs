@@ -273,6 +273,12 @@ impl SweepConfig {
             return Err("`methods` have names, and each its own".into());
         }
         self.check_shared()?;
+        if let Some(judge) = &self.judge {
+            judge.check()?;
+        }
+        if !self.command.is_empty() && self.judge.is_some() {
+            return Err("[judge] judges trainings; what a `command` finds stands in its own result.json; take one out".into());
+        }
         if self.slurm.array_size == 0 {
             return Err("`slurm.array_size` is 0, expected at least 1".into());
         }
@@ -338,6 +344,11 @@ mod tests {
             ("pruner = { name = \"successive_halving\", min_resource = 0 }", "1 or more"),
             ("[params]\na.b = { low = 0, high = 999 }\nc.d = { low = 0, high = 999 }", "the grid has 1000000 points, at most 100000"),
             ("[slurm]\narray_size = 0", "at least 1"),
+            ("command = [\"sh\"]\n[judge]", "take one out"),
+            ("[judge]\nrecalls = [95]", "`judge.recalls` has 95, expected above 0 to 1"),
+            ("[judge]\nthresholds = [1.0]", "expected 0 to below 1"),
+            ("[judge]\nrecalls = [0.95, 0.9501]", "[judge] has `threshold_95` twice"),
+            ("[judge]\nrecalls = []\nthresholds = []", "no operating point"),
             ("[shared.focus]\nkey = \"data.root\"", "[shared.focus] fills `data.root`, which takes no run folder"),
             ("[shared.a]\nkey = \"init_from\"\n[shared.b]\nkey = \"init_from\"", "[shared.a] and [shared.b] both fill `init_from`"),
             (

@@ -341,7 +341,7 @@ fn parts_of_a_cohort_are_screened_side_by_side_and_a_run_is_reported() {
     let report = world.json(0, &["report", "runs/tiny", "--quiet"]);
     assert_eq!(report["report"], "runs/tiny/report/index.html");
     let html = String::from_utf8(world.read("runs/tiny/report/index.html")).unwrap();
-    for part in ["data:image/gif;base64,", "data:image/png;base64,", "Health", "The order of looks"] {
+    for part in ["data:image/gif;base64,", "data:image/png;base64,", "Health", "its own choice", "The order of looks"] {
         assert!(html.contains(part), "{part}");
     }
 }

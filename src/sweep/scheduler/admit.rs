@@ -1,6 +1,7 @@
 //! Which points there are.
 
 use panscreen_envs::io::write_atomic;
+use rayon::prelude::*;
 
 use super::super::plan::{Planned, Trial};
 use super::super::point::{PointFolder, State};
@@ -11,9 +12,17 @@ use crate::error::{Error, Result};
 use crate::setup;
 
 impl Scheduler<'_> {
-    /// Take in a trial. Points that have ended before are known; of the others nothing is made before they start.
-    pub(super) fn add(&mut self, mut trial: Trial) -> Result<()> {
-        for Planned { point, config } in self.planner.points(self.trials.len(), &trial)? {
+    /// Take in trials. Their configs are loaded side by side: there may be ten thousand.
+    pub(super) fn admit(&mut self, trials: Vec<Trial>) -> Result<()> {
+        let (planner, first) = (&self.planner, self.trials.len());
+        let plan = |(i, trial): (usize, &Trial)| planner.points(first + i, trial);
+        let planned: Vec<Vec<Planned>> = trials.par_iter().enumerate().map(plan).collect::<Result<_>>()?;
+        trials.into_iter().zip(planned).try_for_each(|(trial, points)| self.add(trial, points))
+    }
+
+    /// Points that have ended before are known; of the others nothing is made before they start.
+    fn add(&mut self, mut trial: Trial, points: Vec<Planned>) -> Result<()> {
+        for Planned { point, config } in points {
             let id = point.id.clone();
             if !point.shared {
                 trial.points.push(id.clone());

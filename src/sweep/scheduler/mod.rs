@@ -98,9 +98,8 @@ impl<'a> Scheduler<'a> {
 
     /// Until every point has its final state, or why it stopped before.
     fn carry_out(&mut self) -> Result<Option<String>> {
-        for trial in self.planner.grid().into_iter().chain(self.log.trials.clone()) {
-            self.add(trial)?;
-        }
+        let known = self.planner.grid().into_iter().chain(self.log.trials.clone()).collect();
+        self.admit(known)?;
         self.check_baseline()?;
         self.list_points()?;
         self.read_rung()?;
@@ -174,9 +173,7 @@ impl<'a> Scheduler<'a> {
             return Ok(());
         }
         self.log.push(&drawn)?;
-        for trial in drawn {
-            self.add(trial)?;
-        }
+        self.admit(drawn)?;
         self.list_points()?;
         self.read_rung()
     }

@@ -32,17 +32,17 @@ fn is_share(column: &str) -> bool {
 fn digits(numbers: &[f64], decisive: f64, percent: bool, signed: bool) -> Vec<String> {
     let scale = if percent { 100.0 } else { 1.0 };
     let size = (decisive * scale).abs();
-    let decimals = if size == 0.0 { 0 } else { (2 - size.log10().floor() as i32).clamp(0, 6) as usize };
+    // Of what three digits are, so that 0.09999 counts as 0.100.
+    let exponent: i32 = format!("{size:.2e}").split_once('e').and_then(|(_, power)| power.parse().ok()).unwrap_or(0);
+    let decimals = if size == 0.0 { 0 } else { (2 - exponent).clamp(0, 6) as usize };
     let text = |v: &f64| {
-        // No minus before a zero.
-        let v = v * scale + 0.0;
-        let v = if (v * 10_f64.powi(decimals as i32)).round() == 0.0 { 0.0 } else { v };
-        match (size != 0.0 && !(1e-4..1e6).contains(&size), signed) {
-            (true, true) => format!("{v:+.2e}"),
-            (true, false) => format!("{v:.2e}"),
-            (false, true) => format!("{v:+.decimals$}"),
-            (false, false) => format!("{v:.decimals$}"),
+        let v = v * scale;
+        if size != 0.0 && !(1e-4..1e6).contains(&size) {
+            return if signed { format!("{v:+.2e}") } else { format!("{v:.2e}") };
         }
+        // No minus before a zero.
+        let v = if (v * 10_f64.powi(decimals as i32)).round() == 0.0 { 0.0 } else { v };
+        if signed { format!("{v:+.decimals$}") } else { format!("{v:.decimals$}") }
     };
     numbers.iter().map(text).collect()
 }
@@ -136,6 +136,8 @@ mod tests {
         for (mean, sd, percent, text) in [
             (0.083_12, Some(0.011_2), true, "8.31 ± 1.12"),
             (1.0, Some(0.0), true, "100 ± 0"),
+            (0.99996, None, true, "100"),
+            (0.1 - 1e-9, None, false, "0.100"),
             (0.5, None, true, "50.0"),
             (0.8341, Some(0.05), false, "0.834 ± 0.050"),
             (0.0, None, false, "0"),
