@@ -11,9 +11,17 @@ skip() {
     exit 69
 }
 
+# Ask every daemon to end, and wait until it has: a new one needs its port. A number that was left behind may be somebody else's process by now.
 stop() {
     for daemon in slurmd slurmctld munged; do
-        [ -f "$dir/$daemon.pid" ] && kill "$(cat "$dir/$daemon.pid")" 2>/dev/null || true
+        pid=$(cat "$dir/$daemon.pid" 2>/dev/null) || continue
+        [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$daemon" ] || continue
+        kill "$pid" || true
+        for _ in $(seq 100); do
+            # A zombie has no executable.
+            [ -e "/proc/$pid/exe" ] || break
+            sleep 0.1
+        done
     done
 }
 
@@ -21,11 +29,18 @@ start() {
     [ "$(id -u)" = 0 ] || skip "it must be started as root"
     if ! command -v slurmctld >/dev/null || ! command -v munged >/dev/null; then
         command -v apt-get >/dev/null || skip "slurmctld is missing, and so is apt-get"
-        apt-get -o Acquire::http::Timeout=15 -o Acquire::Retries=0 update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge >&2 || skip "apt-get can't install slurm-wlm and munge"
+        apt-get -o Acquire::http::Timeout=15 -o Acquire::Retries=0 update -qq >&2 &&
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >&2 ||
+            skip "apt-get can't install slurm-wlm and munge"
+    fi
+    if [ -e "$dir" ] && [ ! -e "$conf" ]; then
+        echo "error: $dir is there and is no folder of this script; set SLURM_TEST_DIR to another one" >&2
+        exit 2
     fi
     stop
     rm -rf "$dir"
     mkdir -p "$dir"/{state,spool,munge}
+    : >"$conf"
     dd if=/dev/urandom of="$dir/munge/key" bs=1024 count=1 2>/dev/null
     chmod 700 "$dir/munge"
     chmod 400 "$dir/munge/key"
@@ -60,6 +75,10 @@ JobAcctGatherType=jobacct_gather/none
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$cores State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
+    # For containers, where control groups can't be made; versions before 24 neither need nor know it.
+    case $(slurmctld -V) in
+        *' 2'[4-9].*) printf 'CgroupPlugin=disabled\n' >"$dir/cgroup.conf" ;;
+    esac
     munged --force --key-file="$dir/munge/key" --socket="$dir/munge/socket" --pid-file="$dir/munged.pid" --log-file="$dir/munge/log" \
         --seed-file="$dir/munge/seed" || skip "munged does not start, see $dir/munge/log"
     SLURM_CONF=$conf slurmctld -c || skip "slurmctld does not start, see $dir/slurmctld.log"

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use panscreen_envs::dataset::{Case, Split};
+use panscreen_envs::dataset::Case;
 use panscreen_envs::io;
 use panscreen_envs::metrics::Pair;
 use panscreen_envs::volume::Labels;
@@ -123,9 +123,7 @@ impl Work for Screening<'_> {
     fn run<B: TrainBackend>(self, device: B::Device) -> Result<DemoSummary> {
         let observer = &*self.observer;
         let model = Model::<B>::open(self.out, &[], &device, observer)?;
-        let split_path = self.out.join("split.json");
-        let text = std::fs::read_to_string(&split_path).map_err(|e| panscreen_envs::Error::io(&split_path, e))?;
-        let split: Split = serde_json::from_str(&text).map_err(|e| Error::Usage(format!("{}: {e}", split_path.display())))?;
+        let split = setup::kept_split(self.out)?;
 
         observer.phase("screen the held-out scans in both ways", Some(split.test.len() as u64));
         let mut screened = Vec::with_capacity(split.test.len());

@@ -85,15 +85,20 @@ pub fn cohort(config: &Config, root: &Path) -> Result<CohortList> {
 
 /// Who trains and who validates: drawn once, then kept in the run folder.
 pub fn split(config: &Config, folder: &RunFolder, observer: &dyn Observer) -> Result<Split> {
-    let path = folder.root().join(SPLIT);
-    if let Ok(text) = std::fs::read_to_string(&path) {
-        return serde_json::from_str(&text).map_err(|e| {
-            panscreen_envs::Error::file(&path, e.to_string(), "the split of this run", "delete the file to draw it anew").into()
-        });
+    if folder.root().join(SPLIT).exists() {
+        return kept_split(folder.root());
     }
     let split = draw_split(config, observer)?;
     save_split(&split, folder)?;
     Ok(split)
+}
+
+/// The split that the run in `run` keeps to.
+pub fn kept_split(run: &Path) -> Result<Split> {
+    let path = run.join(SPLIT);
+    let text = std::fs::read_to_string(&path).map_err(|e| panscreen_envs::Error::io(&path, e))?;
+    serde_json::from_str(&text)
+        .map_err(|e| panscreen_envs::Error::file(&path, e.to_string(), "the split of this run", "delete the file to draw it anew").into())
 }
 
 /// The split as its settings draw it.

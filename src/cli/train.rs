@@ -75,8 +75,7 @@ fn trained(run: &Path, checkpoint: &Path) -> Result<Trained, Error> {
     let best = CheckpointStore::read_only(&run.join("checkpoints")).best()?;
     let (best, saved) = best.ok_or_else(|| Error::Usage(format!("{}: the run ended without a validation", run.display())))?;
     let operating_point = serde_json::from_value(saved.state["operating_point"].clone()).unwrap_or(None);
-    let health = std::fs::read(run.join("health.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    Ok(Trained { run: run.to_owned(), checkpoint: checkpoint.to_owned(), best, operating_point, health })
+    Ok(Trained { run: run.to_owned(), checkpoint: checkpoint.to_owned(), best, operating_point, health: Verdict::read(run) })
 }
 
 impl fmt::Display for Trained {

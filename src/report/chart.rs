@@ -296,12 +296,12 @@ fn thin_out(points: &[(f64, f64)], buckets: usize) -> Vec<(f64, f64)> {
     points.chunks(points.len().div_ceil(buckets)).flat_map(extremes).collect()
 }
 
-/// Lesion recall over the fraction of windows kept: the whole curve, the chosen threshold's point, and the recall of Focus everywhere.
+/// Lesion recall over the fraction of windows kept: the whole curve, the point that the run has chosen, and the recall of Focus everywhere.
 pub fn kept_vs_recall(curve: Vec<(f64, f64)>, chosen: Option<(f64, f64)>, everywhere: Option<f64>) -> Chart {
     let mut chart = Chart::new("Lesion recall by windows kept", Axis::percent("windows kept"), Axis::percent("lesion recall"))
         .line("Glance and Focus", curve);
     if let Some(point) = chosen {
-        chart = chart.dots("chosen threshold", vec![point]);
+        chart = chart.dots("its own choice", vec![point]);
     }
     if let Some(recall) = everywhere {
         chart = chart.level("Focus everywhere", recall);
@@ -349,7 +349,7 @@ mod tests {
     fn every_kind_of_series_is_drawn_and_named() {
         let svg = kept_vs_recall(vec![(0.0, 0.0), (0.2, 0.9), (1.0, 1.0)], Some((0.2, 0.9)), Some(0.95)).svg();
         for part in
-            ["Glance and Focus", "chosen threshold", "Focus everywhere", "stroke-dasharray", "<circle", "M62.0 254.0L158.4 77.6L544.0 58.0"]
+            ["Glance and Focus", "its own choice", "Focus everywhere", "stroke-dasharray", "<circle", "M62.0 254.0L158.4 77.6L544.0 58.0"]
         {
             assert!(svg.contains(part), "{part} in {svg}");
         }

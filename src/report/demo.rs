@@ -2,7 +2,8 @@
 
 use panscreen_envs::metrics::Outcome;
 
-use super::chart::{Axis, Chart, kept_vs_recall};
+use super::chart::{Axis, Chart};
+use super::curves;
 use super::html::{Card, Case, Cell, Figure, Page, Table, Tone};
 use super::preview::{PreviewInput, middle_of_largest, png, preview};
 use crate::demo::DemoSummary;
@@ -106,37 +107,17 @@ pub fn page(m: &Material) -> String {
         rows: rows.into(),
     });
 
-    let curve: Vec<(f64, f64)> = m.operating.curve.iter().map(|p| (p.windows_kept, p.relative_recall)).collect();
-    let chosen = m.operating.curve.iter().find(|p| p.threshold <= m.threshold).map(|p| (p.windows_kept, p.relative_recall));
-    let line = |title: &str, label: &str, names: &[(&str, &str)]| {
-        let chart = Chart::new(title, Axis::new("step"), Axis::new(label));
-        names.iter().fold(chart, |c, (name, shown)| c.line(shown, series(m.records, name))).smoothed(0.9).svg()
-    };
     page.section("Training").figures(&[
+        Figure::Svg { svg: curves::focus(m.records), caption: "Focus learns to segment." },
         Figure::Svg {
-            svg: line("Focus", "loss", &[("losses/dice", "Dice"), ("losses/ce", "cross-entropy")]),
-            caption: "Focus learns to segment.",
-        },
-        Figure::Svg {
-            svg: line("Reward", "reward", &[("reward", "reward"), ("positive_share", "sub-volumes with a lesion")]),
+            svg: curves::reward(m.records),
             caption: "The reward is 1 where Focus touches a lesion: it climbs towards the share of sub-volumes that hold one.",
         },
         Figure::Svg {
-            svg: line("Glance", "", &[("losses/glance_ce", "class-balanced cross-entropy"), ("entropy", "entropy")]),
+            svg: curves::curve(m.records, "Glance", "", &[("losses/glance_ce", "class-balanced cross-entropy"), ("entropy", "entropy")]),
             caption: "Glance gets surer.",
         },
-        Figure::Svg {
-            svg: line(
-                "Policy update",
-                "",
-                &[
-                    ("clip_ratio/region_mean", "clipped"),
-                    ("frac_reward_zero_std", "groups without a lesson"),
-                    ("kl", "KL to the old policy"),
-                ],
-            ),
-            caption: "How far each update goes.",
-        },
+        Figure::Svg { svg: curves::policy_update(m.records), caption: "How far each update goes." },
         Figure::Svg {
             svg: Chart::new("Validation", Axis::new("step"), Axis::percent("share"))
                 .line("Dice", series(m.records, "validation/lesion_dice"))
@@ -147,7 +128,7 @@ pub fn page(m: &Material) -> String {
             caption: "Whole validation scans, both ways.",
         },
         Figure::Svg {
-            svg: kept_vs_recall(curve, chosen, Some(1.0)).svg(),
+            svg: curves::operating(m.operating, m.threshold),
             caption: "Every operating point of Glance on the validation scans; recall relative to Focus everywhere.",
         },
     ]);

@@ -3,6 +3,7 @@
 use image::{Rgb, RgbImage};
 
 use super::font::draw_text;
+use super::preview::{BACKDROP, GLANCE, INK, PREDICTION, REFERENCE};
 
 /// One sub-volume of a group, as the slice that shows most of its lesion (its middle where it has none).
 pub struct Tile {
@@ -25,11 +26,6 @@ const TEXT: u32 = 40;
 const GAP: u32 = 8;
 const COLUMNS: usize = 8;
 
-const BACKDROP: Rgb<u8> = Rgb([0x0b, 0x0e, 0x14]);
-const INK: Rgb<u8> = Rgb([0xe2, 0xe8, 0xf0]);
-const PREDICTION: Rgb<u8> = Rgb([0x22, 0xd3, 0xee]);
-const REFERENCE: Rgb<u8> = Rgb([0xff, 0x5f, 0xd2]);
-const SELECTED: Rgb<u8> = Rgb([0xf5, 0x9e, 0x0b]);
 const BETTER: Rgb<u8> = Rgb([0x4a, 0xde, 0x80]);
 const WORSE: Rgb<u8> = Rgb([0xf8, 0x71, 0x71]);
 
@@ -67,7 +63,7 @@ fn draw(image: &mut RgbImage, tile: &Tile, [left, top]: [u32; 2]) {
             let grey = (tile.slice[voxel(x, y)].clamp(0.0, 1.0) * 255.0) as u8;
             let edge = x < 3 || y < 3 || x + 3 >= size[0] || y + 3 >= size[1];
             let colour = match () {
-                () if selected && edge => SELECTED,
+                () if selected && edge => GLANCE,
                 () if outline(&tile.predicted, x, y) => PREDICTION,
                 () if outline(&tile.lesion, x, y) => REFERENCE,
                 () => Rgb([grey; 3]),
@@ -101,7 +97,7 @@ mod tests {
     fn selected_sub_volumes_are_framed_and_lesions_outlined() {
         for (probability, framed) in [(0.9, true), (0.1, false)] {
             let image = sheet(&[tile(probability)]);
-            assert_eq!(image.get_pixel(GAP, GAP) == &SELECTED, framed);
+            assert_eq!(image.get_pixel(GAP, GAP) == &GLANCE, framed);
             assert!(image.pixels().any(|p| *p == REFERENCE) && image.pixels().any(|p| *p == WORSE));
             assert!(!image.pixels().any(|p| *p == PREDICTION));
         }

@@ -4,6 +4,7 @@ use image::codecs::gif::{GifEncoder, Repeat};
 use image::{Delay, Frame, Rgb, RgbImage, buffer::ConvertBuffer};
 
 use super::font::draw_text;
+use super::preview::{BACKDROP, GLANCE, INK, REFERENCE};
 
 /// A scan and the windows that Focus looks at, in order.
 pub struct Looks<'a> {
@@ -27,10 +28,7 @@ const FOOTER: u32 = 20;
 /// Looks that are shown one by one.
 const MOST: usize = 32;
 
-const BACKDROP: Rgb<u8> = Rgb([0x0b, 0x0e, 0x14]);
-const INK: Rgb<u8> = Rgb([0xe2, 0xe8, 0xf0]);
-const LESION: Rgb<u8> = Rgb([0xff, 0x5f, 0xd2]);
-const NOW: Rgb<u8> = Rgb([0xf5, 0x9e, 0x0b]);
+/// The frame of a window that was looked at before.
 const BEFORE: Rgb<u8> = Rgb([0x7a, 0x5a, 0x1c]);
 
 /// A GIF: the scan from the front and from above (the brightest voxel along each ray), lesions coloured, a frame a look.
@@ -42,7 +40,7 @@ pub fn looks_gif(looks: &Looks) -> Vec<u8> {
     for (i, (start, probability)) in looks.order.iter().take(MOST).enumerate() {
         let mut now = image.clone();
         for view in &views {
-            view.outline(&mut now, *start, looks.window, NOW);
+            view.outline(&mut now, *start, looks.window, GLANCE);
             view.outline(&mut image, *start, looks.window, BEFORE);
         }
         frames.push(frame(&now, &format!("look {} of {}: {probability:.2}", i + 1, looks.order.len()), 400));
@@ -125,7 +123,7 @@ fn base(looks: &Looks, views: &[View; 2]) -> RgbImage {
                 let voxel = |i: usize, p: u32| (view.voxels[i] - 1).saturating_sub(p as usize * view.voxels[i] / view.size[i] as usize);
                 let pixel = voxel(1, y) * view.voxels[0] + voxel(0, x);
                 let grey = (brightest[pixel].clamp(0.0, 1.0) * 255.0) as u8;
-                let mixed = |c: usize| ((u16::from(grey) + 2 * u16::from(LESION.0[c])) / 3) as u8;
+                let mixed = |c: usize| ((u16::from(grey) + 2 * u16::from(REFERENCE.0[c])) / 3) as u8;
                 let colour = if lesion[pixel] { Rgb(std::array::from_fn(mixed)) } else { Rgb([grey; 3]) };
                 image.put_pixel(view.corner[0] + x, view.corner[1] + y, colour);
             }

@@ -39,14 +39,15 @@ pub fn middle_of_largest(mask: &[u8], shape: [usize; 3]) -> Option<[usize; 3]> {
 /// The intensity window that abdominal CT is read in, W 400 L 40.
 pub const SOFT_TISSUE_HU: [f32; 2] = [-160.0, 240.0];
 
-const PREDICTION: Rgb<u8> = Rgb([0x22, 0xd3, 0xee]);
-const REFERENCE: Rgb<u8> = Rgb([0xff, 0x5f, 0xd2]);
-const HEAT: Rgb<u8> = Rgb([0xf5, 0x9e, 0x0b]);
+// The colours of all pictures: the label, what Focus marks, what Glance says, and what is drawn around them.
+pub(super) const PREDICTION: Rgb<u8> = Rgb([0x22, 0xd3, 0xee]);
+pub(super) const REFERENCE: Rgb<u8> = Rgb([0xff, 0x5f, 0xd2]);
+pub(super) const GLANCE: Rgb<u8> = Rgb([0xf5, 0x9e, 0x0b]);
+pub(super) const BACKDROP: Rgb<u8> = Rgb([0x0b, 0x0e, 0x14]);
+pub(super) const INK: Rgb<u8> = Rgb([0xe2, 0xe8, 0xf0]);
+const MUTED: Rgb<u8> = Rgb([0x94, 0xa3, 0xb8]);
 /// How much of the heat's colour a probability of 1 gets: the tissue below must stay readable.
 const HEAT_STRENGTH: f32 = 0.4;
-const BACKDROP: Rgb<u8> = Rgb([0x0b, 0x0e, 0x14]);
-const INK: Rgb<u8> = Rgb([0xe2, 0xe8, 0xf0]);
-const MUTED: Rgb<u8> = Rgb([0x94, 0xa3, 0xb8]);
 
 /// Sides of a panel, of the gap between panels, and of the line below them, in pixels.
 const PANEL: u32 = 360;
@@ -163,7 +164,7 @@ fn draw_plane(image: &mut RgbImage, input: &PreviewInput, plane: &Plane, origin:
             let grey = ((linear(input.voxels, p) - low) / (high - low)).clamp(0.0, 1.0) * 255.0;
             let mut colour = Rgb([grey as u8; 3]);
             if let Some(heat) = input.heat {
-                colour = mix(colour, HEAT, HEAT_STRENGTH * linear(heat, p).clamp(0.0, 1.0));
+                colour = mix(colour, GLANCE, HEAT_STRENGTH * linear(heat, p).clamp(0.0, 1.0));
             }
             if reference.as_ref().is_some_and(|m| edge(m, p, false)) {
                 colour = REFERENCE;
@@ -194,7 +195,7 @@ fn draw_footer(image: &mut RgbImage, input: &PreviewInput) {
     let entries = [
         ("PREDICTION", PREDICTION, input.prediction.is_some()),
         ("REFERENCE", REFERENCE, input.reference.is_some()),
-        ("GLANCE", HEAT, input.heat.is_some()),
+        ("GLANCE", GLANCE, input.heat.is_some()),
     ];
     let mut right = SIZE.0 - GAP;
     for (name, colour, _) in entries.iter().rev().filter(|e| e.2) {
@@ -279,7 +280,7 @@ mod tests {
         assert_eq!((pixel(120, 150), pixel(119, 150)), (PREDICTION, REFERENCE));
         assert_eq!((pixel(239, 150), pixel(240, 150)), (PREDICTION, REFERENCE));
         assert_eq!(pixel(150, 150), Rgb([0; 3]));
-        assert_eq!(pixel(300, 300), mix(Rgb([0; 3]), HEAT, HEAT_STRENGTH));
+        assert_eq!(pixel(300, 300), mix(Rgb([0; 3]), GLANCE, HEAT_STRENGTH));
         let (png, legend) = (png(&image), image.rows().skip(PANEL as usize + 8).flatten().filter(|p| **p == REFERENCE).count());
         assert_eq!((&png[..4], legend), (&b"\x89PNG"[..], 14 * 14));
     }

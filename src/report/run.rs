@@ -2,19 +2,19 @@
 
 use std::path::Path;
 
-use panscreen_envs::dataset::{Case, Split};
+use panscreen_envs::dataset::Case;
 use panscreen_envs::screening::{CropEnv, Grouping, Observation};
 use panscreen_policies::objectives::{AdvantageConfig, Samples, advantages};
 
-use super::chart::{Axis, Chart};
+use super::curves;
 use super::groups::{Tile, sheet};
 use super::html::{Card, Figure, Page, Tone};
 use super::looks::{Looks, looks_gif};
 use super::preview::png;
 use crate::backend::{TrainBackend, Work};
 use crate::config::Config;
-use crate::error::{Error, Result};
-use crate::run::metrics::{self, series};
+use crate::error::Result;
+use crate::run::metrics;
 use crate::run::{Observer, Record, Silent, Verdict};
 use crate::screen::{Image, Model, Screener};
 use crate::setup;
@@ -42,11 +42,10 @@ impl Work for Reporting<'_> {
         let config = &model.config;
         let records = metrics::read(&run.join("metrics.jsonl"))?;
         // What the run itself said knows how it ended.
-        let said: Option<Verdict> = std::fs::read(run.join("health.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        let health = said.unwrap_or_else(|| Verdict::of(&records, expected(&Settings::new(config))));
-        let path = run.join("split.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| panscreen_envs::Error::io(&path, e))?;
-        let split: Split = serde_json::from_str(&text).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
+        let now = Verdict::of(&records, expected(&Settings::new(config)));
+        // One of an earlier session says nothing about a run that has gone on since.
+        let health = Verdict::read(run).filter(|said| said.step >= now.step).unwrap_or(now);
+        let split = setup::kept_split(run)?;
 
         observer.phase("groups and looks", None);
         // As many scans as the sheets can show, so that a large cohort is not prepared for a picture.
@@ -82,7 +81,8 @@ impl Work for Reporting<'_> {
             ));
         }
         observer.finish();
-        Ok(page(config, &records, &health, &sheets, &gifs))
+        let operating = model.operating.as_ref().map(|o| curves::operating(o, model.threshold));
+        Ok(page(config, &records, &health, operating, &sheets, &gifs))
     }
 }
 
@@ -143,47 +143,33 @@ fn tiles<B: crate::backend::InferBackend>(
     Ok(tiles)
 }
 
-fn page(config: &Config, records: &[Record], health: &Verdict, sheets: &[Vec<u8>], gifs: &[(String, Vec<u8>)]) -> String {
+fn page(
+    config: &Config,
+    records: &[Record],
+    health: &Verdict,
+    operating: Option<String>,
+    sheets: &[Vec<u8>],
+    gifs: &[(String, Vec<u8>)],
+) -> String {
     let steps = records.last().map_or(0, |r| r.step);
     let mut page =
         Page::new(&format!("panscreen run {}", config.name), &format!("objective {}, {steps} steps", config.objective.kind.info().name));
     let (value, tone) = if health.healthy { ("healthy".to_owned(), Tone::Good) } else { (health.short(), Tone::Bad) };
     let cards = [Card { label: "verdict", value, note: health.summary.clone(), tone }];
     page.section("Health").cards(&cards).prose(&health.to_string().replace('\n', "\n\n"));
-    let line = |title: &str, label: &str, names: &[(&str, &str)]| {
-        let chart = Chart::new(title, Axis::new("step"), Axis::new(label));
-        names.iter().fold(chart, |c, (name, shown)| c.line(shown, series(records, name))).smoothed(0.9).svg()
-    };
-    page.section("Curves").figures(&[
-        Figure::Svg {
-            svg: line("Focus", "loss", &[("losses/dice", "Dice"), ("losses/ce", "cross-entropy")]),
-            caption: "What Focus learns.",
-        },
-        Figure::Svg {
-            svg: line("Reward", "reward", &[("reward", "reward"), ("positive_share", "sub-volumes with a lesion")]),
-            caption: "What is earned.",
-        },
-        Figure::Svg {
-            svg: line(
-                "Selection",
-                "share",
-                &[("selected_share", "selected"), ("select_probability", "mean probability"), ("entropy", "entropy")],
-            ),
-            caption: "What Glance does.",
-        },
-        Figure::Svg {
-            svg: line(
-                "Policy update",
-                "",
-                &[
-                    ("clip_ratio/region_mean", "clipped"),
-                    ("frac_reward_zero_std", "groups without a lesson"),
-                    ("kl", "KL to the old policy"),
-                ],
-            ),
-            caption: "How far each update goes.",
-        },
-    ]);
+    let selection = [("selected_share", "selected"), ("select_probability", "mean probability"), ("entropy", "entropy")];
+    let mut figures = vec![
+        Figure::Svg { svg: curves::focus(records), caption: "What Focus learns." },
+        Figure::Svg { svg: curves::reward(records), caption: "What is earned." },
+        Figure::Svg { svg: curves::curve(records, "Selection", "share", &selection), caption: "What Glance does." },
+        Figure::Svg { svg: curves::policy_update(records), caption: "How far each update goes." },
+    ];
+    if let Some(svg) = operating {
+        let caption =
+            "Every operating point of Glance on the validation scans, and the run's own choice; recall relative to Focus everywhere.";
+        figures.push(Figure::Svg { svg, caption });
+    }
+    page.section("Curves").figures(&figures);
     page.section("Groups").prose(
         "Sub-volumes of one step each, as the trained networks see them: action with its probability and the group, the reward, the advantage within \
          the group. Amber frame: selected. Cyan: what Focus marks. Pink: the label.",

@@ -64,10 +64,11 @@ impl CheckpointStore {
             let name = entry.file_name().to_string_lossy().into_owned();
             let Some((step, suffix)) = name.split_once('.').and_then(|(n, s)| Some((step_of(n)?, s))) else { continue };
             // A save of a step that was there already sets the old one aside first; if it came no further, the old one counts.
-            if suffix == "old" && !store.path(step).exists() {
-                rename(&entry.path(), &store.path(step))?;
-            } else {
-                std::fs::remove_dir_all(entry.path()).map_err(|e| Error::io(&entry.path(), e))?;
+            match suffix {
+                "old" if !store.path(step).exists() => rename(&entry.path(), &store.path(step))?,
+                "old" | "tmp" | "gone" => remove_dir_if_there(&entry.path())?,
+                // Somebody's own copy.
+                _ => {}
             }
         }
         Ok(store)
@@ -334,6 +335,19 @@ mod tests {
         assert_eq!(back.read("glance.safetensors").unwrap(), parts(400)[0].1);
         let message = back.read("critic").unwrap_err().to_string();
         assert!(message.contains("no `critic` (it has glance.safetensors, focus.safetensors, optimizer.bin)"), "{message}");
+    }
+
+    #[test]
+    fn a_copy_that_somebody_made_beside_a_checkpoint_stays() {
+        let tmp = tempfile::tempdir().unwrap();
+        saved(tmp.path(), 2, &[100]);
+        for name in ["step-000100.bak", "step-000100.tmp", "step-000200.gone"] {
+            std::fs::create_dir(tmp.path().join(name)).unwrap();
+        }
+        let store = saved(tmp.path(), 2, &[]);
+        let left = |name: &str| tmp.path().join(name).exists();
+        assert!(left("step-000100.bak") && !left("step-000100.tmp") && !left("step-000200.gone"));
+        assert_eq!(store.steps().unwrap(), [100]);
     }
 
     #[test]

@@ -199,12 +199,21 @@ pub(crate) fn lock(root: &Path) -> Result<Option<File>> {
             let owner = if owner.trim().is_empty() { "another process".into() } else { owner.trim().to_owned() };
             return Err(Error::Locked { path: root.to_owned(), owner });
         }
-        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => return Ok(None),
+        Err(TryLockError::Error(e)) if has_no_locks(&e) => return Ok(None),
         Err(TryLockError::Error(e)) => return Err(io(e)),
     }
     file.set_len(0).and_then(|()| file.rewind()).map_err(io)?;
     write!(file, "process {} since {}", std::process::id(), utc_now()).map_err(io)?;
     Ok(Some(file))
+}
+
+/// Lustre without its option `flock` says that it has no such call; NFS without a lock service, that there are no locks left.
+fn has_no_locks(e: &std::io::Error) -> bool {
+    #[cfg(unix)]
+    if e.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error()) {
+        return true;
+    }
+    e.kind() == std::io::ErrorKind::Unsupported
 }
 
 /// `write_atomic` leaves `.NAME.PID.tmp` when it is killed.
@@ -292,6 +301,17 @@ mod tests {
         assert!(message.contains(&format!("being written by process {}", std::process::id())), "{message}");
         drop(held);
         open(tmp.path(), CONFIG).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn mounts_without_locks_are_told_from_failures() {
+        use rustix::io::Errno;
+        for (errno, none) in
+            [(Errno::NOLCK, true), (Errno::NOSYS, true), (Errno::OPNOTSUPP, true), (Errno::IO, false), (Errno::ACCESS, false)]
+        {
+            assert_eq!(has_no_locks(&std::io::Error::from_raw_os_error(errno.raw_os_error())), none, "{errno:?}");
+        }
     }
 
     #[test]

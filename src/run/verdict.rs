@@ -3,11 +3,17 @@
 //! Each rule looks at the last third of the lines it is given, because the first steps are rough in every run; `docs/metrics.md` says what is
 //! healthy for each metric and why.
 
+use std::path::Path;
+
+use panscreen_envs::io::write_atomic;
 use serde::{Deserialize, Serialize};
 
+use super::Result;
 use super::metrics::{Record, series};
 
-/// Steps that a rule needs before it speaks.
+const FILE: &str = "health.json";
+
+/// Lines of the log that a rule needs before it speaks.
 const LEAST: usize = 30;
 
 /// `health.json`: what was found, or that nothing was.
@@ -17,6 +23,9 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
     /// The figures in one sentence.
     pub summary: String,
+    /// The last step that it knows of.
+    #[serde(default)]
+    pub step: u64,
 }
 
 /// Something that a person should know.
@@ -50,7 +59,18 @@ impl Verdict {
         found("selection collapsed", log.selection_collapsed());
         found("every window kept", log.every_window_kept());
         found("data-bound", log.data_bound());
-        Verdict { healthy: findings.is_empty(), findings, summary: log.summary() }
+        Verdict { healthy: findings.is_empty(), findings, summary: log.summary(), step: log.step() }
+    }
+
+    /// What the run in `run` said when it last ended; `None` where it never did.
+    pub fn read(run: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(run.join(FILE)).ok()?).ok()
+    }
+
+    /// Keep it as `health.json` of the run in `run`.
+    pub fn write(&self, run: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).expect("a verdict is plain data");
+        Ok(write_atomic(&run.join(FILE), (text + "\n").as_bytes())?)
     }
 
     /// As [`Verdict::of`], of a run that ended with `error`, such as a value that was not finite.
@@ -148,12 +168,13 @@ impl Log<'_> {
         let positive = self.late_mean("positive_share")?;
         let probability = self.late_mean("select_probability").map_or(String::new(), |p| format!(" (mean probability {p:.2})"));
         let what = match selected {
-            s if s < 0.01 && positive > 0.05 => "nothing",
+            // Of whole scans few windows hold a lesion: what is selected is compared with them.
+            s if s < 0.01 && positive >= 0.01 && s < 0.2 * positive => "nothing",
             s if s > 0.99 && positive < 0.95 => "everything",
             _ => return None,
         };
         Some(format!(
-            "Glance selects {what}: {:.1} % of the sub-volumes{probability}, while {:.0} % hold a lesion; its ranking may still be good, see \
+            "Glance selects {what}: {:.1} % of the sub-volumes{probability}, while {:.1} % hold a lesion; its ranking may still be good, see \
              `validation/windows_kept`, else raise `loss.alpha` or lower `optim.glance.lr`",
             selected * 100.0,
             positive * 100.0
@@ -177,8 +198,12 @@ impl Log<'_> {
         ))
     }
 
+    fn step(&self) -> u64 {
+        self.0.last().map_or(0, |r| r.step)
+    }
+
     fn summary(&self) -> String {
-        let steps = self.0.last().map_or(0, |r| r.step);
+        let steps = self.step();
         let percent = |name: &str, text: &str| self.late_mean(name).map(|v| format!("{:.0} % {text}", v * 100.0));
         let parts = [
             percent("frac_reward_zero_std", "of groups have equal rewards"),
@@ -190,7 +215,7 @@ impl Log<'_> {
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         if parts.is_empty() {
-            format!("{steps} steps, too few for a verdict")
+            format!("{steps} steps in {} lines of the log, too few for a verdict", self.0.len())
         } else {
             format!("{steps} steps; in the last third {}", parts.join(", "))
         }
@@ -237,7 +262,7 @@ mod tests {
     fn each_illness_is_named_with_its_numbers() {
         type Change = fn(u64, &mut Vec<(String, f64)>);
         let all = Expected { groups: true, ratio: true };
-        let cases: [(&str, &str, Change); 11] = [
+        let cases: [(&str, &str, Change); 13] = [
             ("zero signal", "38 % of groups have equal rewards", |_, f| set(f, "frac_reward_zero_std", 0.38)),
             ("zero signal", "Focus earns nothing yet", |_, f| {
                 set(f, "frac_reward_zero_std", 1.0);
@@ -254,6 +279,19 @@ mod tests {
             ("clip saturated", "41 % of the sub-volumes are clipped", |_, f| set(f, "clip_ratio/region_mean", 0.41)),
             ("KL drifts", "from 0.002 to 0.200", |step, f| set(f, "kl", if step > 60 { 0.2 } else { 0.002 })),
             ("selection collapsed", "selects nothing: 0.0 %", |_, f| set(f, "selected_share", 0.0)),
+            (
+                "selection collapsed",
+                "selects nothing: 0.2 % of the sub-volumes (mean probability 0.40), while 3.0 % hold a lesion",
+                |_, f| {
+                    set(f, "selected_share", 0.002);
+                    set(f, "positive_share", 0.03);
+                },
+            ),
+            ("", "", |_, f| {
+                // Few windows, of few that deserve it.
+                set(f, "selected_share", 0.006);
+                set(f, "positive_share", 0.02);
+            }),
             ("selection collapsed", "selects everything: 100.0 %", |_, f| set(f, "selected_share", 1.0)),
             ("every window kept", "spares nothing", |step, f| {
                 if step == 90 {
@@ -292,6 +330,10 @@ mod tests {
         assert_eq!(Verdict::of(&records, Expected { groups: true, ratio: true }).short(), "zero signal, +1");
         let few = Verdict::of(&records[..5], Expected { groups: true, ratio: true });
         assert!(few.healthy && few.summary.contains("too few"), "{few}");
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Verdict::read(dir.path()), None);
+        few.write(dir.path()).unwrap();
+        assert_eq!(Verdict::read(dir.path()), Some(Verdict { step: 5, ..few }));
         let broken = Verdict::of(&records[..5], Expected::default()).with_error("step 5: `losses/dice` is NaN");
         assert!(!broken.healthy && broken.to_string().contains("NaN"));
     }

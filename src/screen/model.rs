@@ -25,6 +25,8 @@ pub struct Model<B: TrainBackend> {
     pub operating: Option<Operating>,
     /// BLAKE3 of both weight files.
     pub hash: String,
+    /// BLAKE3 of Focus's weights alone: the same for all that share one.
+    pub focus_hash: String,
     pub step: u64,
 }
 
@@ -41,6 +43,7 @@ impl<B: TrainBackend> Model<B> {
         let mut learner = Learner::<B>::new(&config, device)?;
         let (glance, focus) = (checkpoint.read("glance.safetensors")?, checkpoint.read("focus.safetensors")?);
         let hash = blake3::Hasher::new().update(&glance).update(&focus).finalize().to_hex()[..32].to_owned();
+        let focus_hash = blake3::hash(&focus).to_hex().to_string();
         learner.load_weights(checkpoint.dir())?;
         let state: State = serde_json::from_value(checkpoint.state.clone())
             .map_err(|e| Error::Usage(format!("{}: the checkpoint is of another version ({e}); train anew", run.display())))?;
@@ -49,7 +52,7 @@ impl<B: TrainBackend> Model<B> {
             config::Threshold::Word(_) => state.operating_point.map_or(0.5, |p| p.threshold),
         };
         let operating = Operating::read(run, checkpoint.step);
-        Ok(Model { screener: screener(&learner, &config), config, threshold, operating, hash, step: checkpoint.step })
+        Ok(Model { screener: screener(&learner, &config), config, threshold, operating, hash, focus_hash, step: checkpoint.step })
     }
 
     /// How to screen with `choice`; what the run's own settings choose where it is `None`.

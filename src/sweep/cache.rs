@@ -10,7 +10,6 @@ use panscreen_envs::io::{hash, write_atomic};
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::run::CheckpointStore;
 use crate::screen::Plan;
 use crate::setup;
 
@@ -31,18 +30,12 @@ pub struct Votes {
 const MAGIC: &[u8; 8] = b"pansvot1";
 
 impl FocusCache {
-    /// The cache below `root` for the Focus of the run `run`.
-    pub fn open(root: &Path, run: &Path, config: &Config) -> Result<Self> {
-        let store = CheckpointStore::read_only(&run.join("checkpoints"));
-        let checkpoint = match store.best()? {
-            Some((_, best)) => Some(best),
-            None => store.latest(&crate::run::Silent)?,
-        };
-        let weights = checkpoint.map(|c| c.read("focus.safetensors")).transpose()?.unwrap_or_default();
+    /// The cache below `root` for the Focus with the content `focus` (see [`crate::screen::Model::focus_hash`]).
+    pub fn open(root: &Path, focus: &str, config: &Config) -> Self {
         let settings =
             format!("{:?} {:?} {:?} {}", setup::prepare_config(config), config.focus, config.env.window, config.screen.mask_threshold);
-        let key = blake3::Hasher::new().update(&weights).update(settings.as_bytes()).finalize().to_hex()[..16].to_owned();
-        Ok(FocusCache { dir: root.join(format!("focus-{key}")), threshold: config.screen.mask_threshold as f32 })
+        let key = blake3::Hasher::new().update(focus.as_bytes()).update(settings.as_bytes()).finalize().to_hex()[..16].to_owned();
+        FocusCache { dir: root.join(format!("focus-{key}")), threshold: config.screen.mask_threshold as f32 }
     }
 
     /// The votes of `case` on the windows of `plan`; `focus` gives the probabilities `[windows][window]` where they are not there yet.

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use panscreen_envs::dataset::{Case, Split};
+use panscreen_envs::dataset::Case;
 use panscreen_envs::metrics::{Matching, Pair, match_lesions};
 use panscreen_envs::screening::cached::CachedScan;
 use panscreen_envs::screening::decode::{CoverMass, DecoderKind, GreedyApart, Scored, Threshold, oracle};
@@ -40,6 +40,37 @@ impl Default for JudgeConfig {
     }
 }
 
+impl JudgeConfig {
+    /// A sentence where an operating point can't be one, or two would have the same name.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(t) = self.thresholds.iter().find(|t| !(0.0..1.0).contains(*t)) {
+            return Err(format!("`judge.thresholds` has {t}, expected 0 to below 1"));
+        }
+        if let Some(r) = self.recalls.iter().find(|r| !(**r > 0.0 && **r <= 1.0)) {
+            return Err(format!("`judge.recalls` has {r}, expected above 0 to 1, such as 0.95"));
+        }
+        let fixed = self.thresholds.iter().map(|t| fixed_name(*t));
+        let mut names: Vec<String> =
+            fixed.chain(self.decoders.iter().flat_map(|d| self.recalls.iter().map(|r| matched_name(*d, *r)))).collect();
+        if names.is_empty() {
+            return Err("[judge] has no operating point; name `thresholds`, or `recalls` and `decoders`".into());
+        }
+        names.sort();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(format!("[judge] has `{}` twice; take one out", pair[0])),
+            None => Ok(()),
+        }
+    }
+}
+
+fn fixed_name(threshold: f64) -> String {
+    format!("at_{threshold}")
+}
+
+fn matched_name(decoder: Decoder, recall: f64) -> String {
+    format!("{}_{}", name(decoder), (recall * 1000.0).round() / 10.0)
+}
+
 fn name(decoder: Decoder) -> &'static str {
     match decoder {
         Decoder::Threshold => "threshold",
@@ -70,6 +101,7 @@ pub struct Judging<'a> {
 /// A scan with what both networks think of its windows.
 struct Seen {
     name: String,
+    patient: String,
     plan: Plan,
     glanced: Glanced,
     votes: Votes,
@@ -95,15 +127,14 @@ impl Work for Judging<'_> {
     fn run<B: TrainBackend>(self, device: B::Device) -> Result<PointResult> {
         let Judging { run, judge, cache, observer } = self;
         let model = Model::<B>::open(run, &[], &device, observer)?;
-        let path = run.join("split.json");
-        let split: Split = super::point::read_json(&path)?.ok_or_else(|| Error::Usage(format!("{}: not there", path.display())))?;
+        let split = setup::kept_split(run)?;
         let labelled: Vec<Case> = split.test.into_iter().filter(|c| c.label.is_some()).collect();
         if labelled.is_empty() || split.validation.is_empty() {
             return Err(Error::Usage(
                 "[judge] needs labelled test scans and validation scans; set `data.test_cases`, or take [judge] out".into(),
             ));
         }
-        let cache = FocusCache::open(cache, run, &model.config)?;
+        let cache = FocusCache::open(cache, &model.focus_hash, &model.config);
         let look = |cases: Vec<Case>| look(&model, cases, &cache, observer);
         let (validation, test) = (look(split.validation)?, look(labelled)?);
         report(&validation, &test, judge, &model.config)
@@ -124,7 +155,8 @@ fn look<B: TrainBackend>(model: &Model<B>, cases: Vec<Case>, cache: &FocusCache,
         let votes = cache.votes(&store.cases()[i], &plan, || model.screener.focus(image, &plan.starts))?;
         let lesion = case.scan.lesion.iter().map(|&n| (n > 0) as u8).collect();
         let numbers = case.scan.lesion.clone();
-        seen.push(Seen { name: case.scan.name.clone(), plan, glanced, votes, numbers, lesion, spacing_mm: case.spacing_mm });
+        let (name, patient) = (case.scan.name.clone(), store.cases()[i].patient.clone());
+        seen.push(Seen { name, patient, plan, glanced, votes, numbers, lesion, spacing_mm: case.spacing_mm });
         observer.advance(1, &[]);
     }
     observer.finish();
@@ -179,13 +211,12 @@ impl Seen {
 fn report(validation: &[Seen], test: &[Seen], judge: &JudgeConfig, config: &Config) -> Result<PointResult> {
     let everywhere = all(test, |s| s.everywhere(config))?;
     let everywhere_validation = all(validation, |s| s.everywhere(config))?;
-    let mut points: Vec<(String, Decoder, f32)> =
-        judge.thresholds.iter().map(|&t| (format!("at_{t}"), Decoder::Threshold, t as f32)).collect();
+    let mut points: Vec<(String, Decoder, f32)> = judge.thresholds.iter().map(|&t| (fixed_name(t), Decoder::Threshold, t as f32)).collect();
     let mut result = PointResult::default();
     for &decoding in &judge.decoders {
         let thresholds = thresholds_for(validation, &everywhere_validation, decoding, &judge.recalls, config)?;
         for (recall, threshold) in judge.recalls.iter().zip(thresholds) {
-            let name = format!("{}_{}", name(decoding), (recall * 1000.0).round() / 10.0);
+            let name = matched_name(decoding, *recall);
             result.metrics.insert(format!("{name}/threshold"), threshold.into());
             points.push((name, decoding, threshold));
         }
@@ -207,6 +238,7 @@ fn report(validation: &[Seen], test: &[Seen], judge: &JudgeConfig, config: &Conf
     for name in names {
         result.metrics.extend(figure(result.cases.values(), &name).map(|value| (name, value)));
     }
+    result.patients = test.iter().map(|s| (s.name.clone(), s.patient.clone())).collect();
     result.metrics.insert("test_scans".into(), test.len() as f64);
     result.metrics.insert("test_lesions".into(), everywhere.iter().map(|f| f.lesions as f64).sum());
     Ok(result)

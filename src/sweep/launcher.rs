@@ -35,8 +35,7 @@ impl Launcher {
     pub fn free(&self) -> usize {
         match self {
             Launcher::Local(local) => local.jobs.saturating_sub(local.running.len()),
-            // Slurm has a queue of its own.
-            Launcher::Slurm(_) => usize::MAX,
+            Launcher::Slurm(slurm) => slurm.free(),
         }
     }
 
@@ -75,6 +74,7 @@ impl Launcher {
 
 /// Processes of this machine.
 pub struct Local {
+    program: PathBuf,
     sweep: PathBuf,
     metric: String,
     jobs: usize,
@@ -84,8 +84,10 @@ pub struct Local {
 }
 
 impl Local {
-    pub fn new(sweep: &Path, metric: &str, jobs: usize, threads: usize) -> Self {
-        Local { sweep: sweep.to_owned(), metric: metric.to_owned(), jobs: jobs.max(1), threads, running: Vec::new() }
+    pub fn new(sweep: &Path, metric: &str, jobs: usize, threads: usize) -> Result<Self> {
+        // The very program that runs, even where its file has been built anew meanwhile: all points come from one.
+        let program = if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { program()? };
+        Ok(Local { program, sweep: sweep.to_owned(), metric: metric.to_owned(), jobs: jobs.max(1), threads, running: Vec::new() })
     }
 
     fn start(&mut self, task: &Task) -> Result<()> {
@@ -93,7 +95,7 @@ impl Local {
         let log = folder.log();
         let out = File::options().create(true).append(true).open(&log).map_err(|e| panscreen_envs::Error::io(&log, e))?;
         let err = out.try_clone().map_err(|e| panscreen_envs::Error::io(&log, e))?;
-        let mut command = Command::new(program()?);
+        let mut command = Command::new(&self.program);
         command.args(["sweep", "work"]).arg(&self.sweep).args(["--point", &task.id, "--metric", &self.metric, "--quiet"]);
         if let Some(step) = task.until {
             command.args(["--until", &step.to_string()]);
@@ -102,8 +104,11 @@ impl Local {
             command.args(["--threads", &self.threads.to_string()]);
         }
         #[cfg(unix)]
-        // Ctrl-C on the terminal reaches the sweep alone, which asks its workers once: asked twice, they would not save.
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        {
+            use std::os::unix::process::CommandExt;
+            // Ctrl-C on the terminal reaches the sweep alone, which asks its workers once: asked twice, they would not save.
+            command.arg0("panscreen").process_group(0);
+        }
         let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
         let child = child.map_err(|e| Error::Usage(format!("no worker can be started: {e}")))?;
         self.running.push((task.clone(), child));
@@ -128,10 +133,24 @@ impl Local {
 }
 
 fn exit(status: ExitStatus) -> Exit {
-    status.code().map_or_else(|| Exit::Died(status.to_string()), Exit::Code)
+    match status.code() {
+        // What a shell says of a signal, and what this program says of the second one that it gets.
+        Some(code @ 129..=192) => Exit::Died(format!("signal {}", code - 128)),
+        Some(code) => Exit::Code(code),
+        None => Exit::Died(status.to_string()),
+    }
 }
 
 /// This program, to be run again.
 pub fn program() -> Result<PathBuf> {
     std::env::current_exe().map_err(|e| Error::Usage(format!("the system does not say where this program is: {e}")))
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_is_a_death_and_no_failure() {
+    let of = |script: &str| exit(Command::new("sh").args(["-c", script]).status().unwrap());
+    assert_eq!(of("exit 3"), Exit::Code(3));
+    assert_eq!(of("exit 143"), Exit::Died("signal 15".into()));
+    assert!(matches!(of("kill -KILL $$"), Exit::Died(how) if how.contains('9')));
 }

@@ -8,10 +8,10 @@ use panscreen_envs::rng::stream;
 use serde::{Deserialize, Serialize};
 
 use super::point::{Point, PointFolder};
-use super::settings::{Sampler, SweepConfig};
+use super::settings::{Direction, Sampler, Shared, SweepConfig};
 use super::space::{Param, Params, grid};
 use super::tpe;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ConfigError};
 use crate::error::{Error, Result};
 
 /// A trial: what is averaged over seeds.
@@ -23,10 +23,18 @@ pub struct Trial {
     pub points: Vec<String>,
 }
 
-/// A point with the text of its config.
+/// A point with its config, or why that can't be used.
 pub struct Planned {
     pub point: Point,
-    pub config: Config,
+    pub config: Result<Config, ConfigError>,
+}
+
+/// A shared run as one of the seeds has it.
+struct SharedRun {
+    point: Point,
+    config: Config,
+    /// The key of the points that gets its run folder.
+    key: String,
 }
 
 /// Makes points of a sweep's settings.
@@ -34,12 +42,21 @@ pub struct Planner<'a> {
     pub sweep: &'a SweepConfig,
     pub root: &'a Path,
     space: Vec<(String, Param)>,
+    /// By name and seed of the points.
+    shared: BTreeMap<(String, u64), SharedRun>,
 }
 
 impl<'a> Planner<'a> {
     pub fn new(sweep: &'a SweepConfig, root: &'a Path) -> Result<Self> {
         let space = sweep.space().map_err(Error::Usage)?;
-        Ok(Planner { sweep, root, space })
+        let mut shared = BTreeMap::new();
+        for (name, run) in &sweep.shared {
+            for &seed in &sweep.seeds {
+                let of_seed = shared_run(sweep, name, run, if run.per_seed { seed } else { sweep.seeds[0] })?;
+                shared.insert((name.clone(), seed), of_seed);
+            }
+        }
+        Ok(Planner { sweep, root, space, shared })
     }
 
     /// The trials that are known before anything has run; none with a sampler that draws.
@@ -77,18 +94,18 @@ impl<'a> Planner<'a> {
             overrides.extend(trial.params.iter().map(|(key, value)| format!("{key}={value}")));
             overrides.push(format!("seed={seed}"));
             let wanted = method.and_then(|m| m.needs.clone()).unwrap_or_else(|| self.sweep.shared.keys().cloned().collect());
-            let mut needs = Vec::new();
+            let (mut needs, mut filled) = (Vec::new(), Vec::new());
             for name in wanted {
-                let (shared, key) = self.shared(&name, seed)?;
-                let path = toml::Value::String(PointFolder::of(self.root, &shared.point.id).run().display().to_string());
-                overrides.push(format!("{key}={path}"));
+                let shared = self.shared.get(&(name.clone(), seed)).ok_or_else(|| Error::Usage(format!("there is no [shared.{name}]")))?;
+                let run = PointFolder::of(self.root, &shared.point.id).run();
+                overrides.push(format!("{}={}", shared.key, toml::Value::String(run.display().to_string())));
+                filled.push(shared.key.as_str());
                 needs.push(shared.point.id.clone());
                 if !planned.iter().any(|p| p.point.id == shared.point.id) {
-                    planned.push(shared);
+                    planned.push(Planned { point: shared.point.clone(), config: Ok(shared.config.clone()) });
                 }
             }
-            let config = config::load(&self.sweep.config, &overrides)?;
-            let point = Point {
+            let mut point = Point {
                 id: String::new(),
                 trial: number,
                 method: trial.method.clone(),
@@ -99,43 +116,57 @@ impl<'a> Planner<'a> {
                 command: self.sweep.command.clone(),
                 judge: self.sweep.judge.clone(),
             };
-            planned.push(self.identified(point, config));
+            let config = config::load(&self.sweep.config, &overrides).map(|config| Config { name: NAME.into(), ..config });
+            point.id = match &config {
+                Ok(config) => identity(&point, config, &filled),
+                // There is no effective config; what was asked for tells one such point from another.
+                Err(_) => id_of(&serde_json::json!(["refused", self.sweep.config, overrides, point.needs, point.command, point.judge])),
+            };
+            planned.push(Planned { point, config });
         }
         Ok(planned)
     }
+}
 
-    fn shared(&self, name: &str, seed: u64) -> Result<(Planned, String)> {
-        let shared = self.sweep.shared.get(name).ok_or_else(|| Error::Usage(format!("there is no [shared.{name}]")))?;
-        let seed = if shared.per_seed { seed } else { self.sweep.seeds[0] };
-        let mut overrides = shared.overrides.clone();
-        overrides.push(format!("seed={seed}"));
-        let config = config::load(shared.config.as_ref().unwrap_or(&self.sweep.config), &overrides)?;
-        let point = Point {
-            id: String::new(),
-            trial: 0,
-            method: name.to_owned(),
-            params: Params::new(),
-            seed,
-            shared: true,
-            needs: vec![],
-            command: self.sweep.command.clone(),
-            judge: None,
-        };
-        Ok((self.identified(point, config), shared.key.clone()))
-    }
+/// Every point's config is called so: its place is its id.
+const NAME: &str = "point";
 
-    /// The id: a hash of everything that decides the point's result. Shared runs count by their own id, not by where they lie.
-    fn identified(&self, mut point: Point, mut config: Config) -> Planned {
-        config.name = "point".into();
-        let mut bare = config.clone();
-        if !point.needs.is_empty() {
-            (bare.init_from, bare.init_focus_from) = (None, None);
+fn shared_run(sweep: &SweepConfig, name: &str, shared: &Shared, seed: u64) -> Result<SharedRun> {
+    let mut overrides = shared.overrides.clone();
+    overrides.push(format!("seed={seed}"));
+    let config = config::load(shared.config.as_ref().unwrap_or(&sweep.config), &overrides)?;
+    let config = Config { name: NAME.into(), ..config };
+    let mut point = Point {
+        id: String::new(),
+        trial: 0,
+        method: name.to_owned(),
+        params: Params::new(),
+        seed,
+        shared: true,
+        needs: vec![],
+        command: sweep.command.clone(),
+        judge: None,
+    };
+    point.id = identity(&point, &config, &[]);
+    Ok(SharedRun { point, config, key: shared.key.clone() })
+}
+
+/// The id: a hash of everything that decides the point's result. Shared runs count by their own id, not by where they lie: the keys that they
+/// have `filled` are left out.
+fn identity(point: &Point, config: &Config, filled: &[&str]) -> String {
+    let mut bare = config.clone();
+    for key in filled {
+        match *key {
+            "init_from" => bare.init_from = None,
+            _ => bare.init_focus_from = None,
         }
-        // The cohort's place is left out of the config's own hash: two places are one cohort. Not here, where places may be swept over.
-        let rest = serde_json::json!([bare.hash(), bare.data.root, point.needs, point.command, point.judge]);
-        point.id = blake3::hash(rest.to_string().as_bytes()).to_hex()[..12].to_owned();
-        Planned { point, config }
     }
+    // The cohort's place is left out of the config's own hash: two places are one cohort. Not here, where places may be swept over.
+    id_of(&serde_json::json!([bare.hash(), bare.data.root, point.needs, point.command, point.judge]))
+}
+
+fn id_of(what: &serde_json::Value) -> String {
+    blake3::hash(what.to_string().as_bytes()).to_hex()[..12].to_owned()
 }
 
 /// `trials.jsonl`: trials in the order they were drawn, so that a sweep that goes on has the same ones.
@@ -164,30 +195,34 @@ impl TrialLog {
         Ok(log)
     }
 
-    pub fn push(&mut self, trial: Trial) -> Result<()> {
-        let line = serde_json::to_string(&trial).map_err(|e| Error::Usage(e.to_string()))? + "\n";
+    /// Remove the log in `root`, if there is one.
+    pub fn forget(root: &Path) -> Result<()> {
+        let path = root.join("trials.jsonl");
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(panscreen_envs::Error::io(&path, e).into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Append `trials`, in one write.
+    pub fn push(&mut self, trials: &[Trial]) -> Result<()> {
+        let mut lines = String::new();
+        for trial in trials {
+            lines += &(serde_json::to_string(trial).map_err(|e| Error::Usage(e.to_string()))? + "\n");
+        }
         let mut file =
             std::fs::File::options().create(true).append(true).open(&self.path).map_err(|e| panscreen_envs::Error::io(&self.path, e))?;
-        file.write_all(line.as_bytes()).and_then(|()| file.sync_data()).map_err(|e| panscreen_envs::Error::io(&self.path, e))?;
-        self.trials.push(trial);
+        file.write_all(lines.as_bytes()).and_then(|()| file.sync_data()).map_err(|e| panscreen_envs::Error::io(&self.path, e))?;
+        self.trials.extend_from_slice(trials);
         Ok(())
     }
 }
 
-/// What each trial that has ended is worth: the mean of `metric` over its seeds, higher being better. Failed and pruned trials have no worth.
-pub fn history(root: &Path, sweep: &SweepConfig, trials: &[Trial]) -> Result<Vec<(Params, f64)>> {
-    let mut history = Vec::new();
-    for trial in trials {
-        let mut values = Vec::new();
-        for id in &trial.points {
-            let result = PointFolder::of(root, id).result()?;
-            values.extend(result.and_then(|r| r.metrics.get(&sweep.metric).copied()));
-        }
-        if !values.is_empty() && values.len() == trial.points.len() {
-            history.push((trial.params.clone(), sweep.direction.upward(values.iter().sum::<f64>() / values.len() as f64)));
-        }
-    }
-    Ok(history)
+/// What a trial is worth: the mean of `figure` over its points, higher being better; `None` where one of them has none.
+pub fn worth<'f>(trial: &Trial, direction: Direction, figure: impl Fn(&str) -> Option<&'f f64>) -> Option<f64> {
+    let values: Vec<f64> = trial.points.iter().filter_map(|id| figure(id).copied()).collect();
+    let all = !values.is_empty() && values.len() == trial.points.len();
+    all.then(|| direction.upward(values.iter().sum::<f64>() / values.len() as f64))
 }
 
 /// Points by id, without repetition.

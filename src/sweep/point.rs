@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use panscreen_envs::io::write_atomic;
@@ -15,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use super::judge::JudgeConfig;
 use super::space::Params;
 use crate::error::{Error, Result};
+
+/// Characters of a reason that are kept.
+const MAX_REASON: usize = 500;
 
 /// What a point is; `point.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,17 +41,23 @@ pub struct Point {
 }
 
 impl Point {
-    /// `balanced_ce glance.group_size=8 seed=2`.
-    pub fn label(&self) -> String {
+    fn words(&self) -> Vec<String> {
         let params = self.params.iter().map(|(key, value)| format!("{key}={}", plain(value)));
         let method = (!self.method.is_empty()).then(|| self.method.clone());
-        method.into_iter().chain(params).chain([format!("seed={}", self.seed)]).collect::<Vec<_>>().join(" ")
+        method.into_iter().chain(params).collect()
+    }
+
+    /// `balanced_ce glance.group_size=8 seed=2`.
+    pub fn label(&self) -> String {
+        let mut words = self.words();
+        words.push(format!("seed={}", self.seed));
+        words.join(" ")
     }
 
     /// Method and parameters: what stays when seeds are averaged.
     pub fn row(&self) -> String {
-        let label = self.label();
-        label.rsplit_once("seed=").map_or(label.clone(), |(row, _)| if row.is_empty() { "all".into() } else { row.trim_end().to_owned() })
+        let words = self.words();
+        if words.is_empty() { "all".into() } else { words.join(" ") }
     }
 }
 
@@ -77,6 +87,11 @@ impl Final {
     pub fn now(state: State, reason: Option<String>) -> Self {
         Final { state, reason, ended: crate::run::usage::utc_now() }
     }
+
+    /// Failed now, for this reason.
+    pub fn failed(reason: &str) -> Self {
+        Final::now(State::Failed, Some(reason.chars().take(MAX_REASON).collect()))
+    }
 }
 
 /// Who works on a point, or did; `attempt.json`.
@@ -102,7 +117,9 @@ pub struct PointResult {
     pub metrics: BTreeMap<String, f64>,
     /// Figures of each test case, for paired intervals.
     pub cases: BTreeMap<String, BTreeMap<String, Share>>,
-    /// The same of what the points are held against: Focus everywhere, and the oracle.
+    /// Whose scan each case is, where it is known: scans of a patient are no independent draws.
+    pub patients: BTreeMap<String, String>,
+    /// Figures of each case of what the points are held against: Focus everywhere, and the oracle.
     pub references: BTreeMap<String, BTreeMap<String, BTreeMap<String, Share>>>,
 }
 
@@ -126,21 +143,39 @@ impl PointFolder {
     }
 
     /// Make the folder of `point`, or find it there. A folder of that name that holds something else is refused: it is never reused.
-    pub fn create(sweep: &Path, point: &Point, config: &str) -> Result<Self> {
+    /// Without `config` the point has none that can be used, or keeps the one that it has.
+    pub fn create(sweep: &Path, point: &Point, config: Option<&str>) -> Result<Self> {
         let folder = PointFolder::of(sweep, &point.id);
         std::fs::create_dir_all(&folder.0).map_err(|e| panscreen_envs::Error::io(&folder.0, e))?;
-        match folder.point() {
-            Ok(Some(there)) if there.id == point.id => {}
-            Ok(None) => write_atomic(&folder.0.join("config.toml"), config.as_bytes())?,
-            Ok(Some(other)) => {
-                let found = format!("the point {}", other.id);
-                return Err(panscreen_envs::Error::file(&folder.0, found, format!("the point {}", point.id), "choose another --out").into());
-            }
-            Err(e) => return Err(e),
+        let there = folder.point()?;
+        if let Some(other) = there.as_ref().filter(|there| there.id != point.id) {
+            let found = format!("the point {}", other.id);
+            return Err(panscreen_envs::Error::file(&folder.0, found, format!("the point {}", point.id), "choose another --out").into());
         }
-        // Anew each time: the trial's number changes when choices are added to a grid.
-        folder.write("point.json", point)?;
+        // Once a run has begun, its config stays. Before, what the id leaves out may have changed, such as where the sweep lies.
+        let path = folder.0.join("config.toml");
+        if let Some(config) = config.filter(|_| !folder.run().exists())
+            && std::fs::read(&path).ok().as_deref() != Some(config.as_bytes())
+        {
+            write_atomic(&path, config.as_bytes())?;
+        }
+        // The trial's number changes when choices are added to a grid.
+        if there.as_ref() != Some(point) {
+            folder.write("point.json", point)?;
+        }
         Ok(folder)
+    }
+
+    /// Delete the folder. Under another name first, so that half of it is never taken for a point.
+    pub fn delete(&self) -> Result<()> {
+        let name = self.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let gone = self.0.with_file_name(format!(".{name}.gone"));
+        let io = |e| panscreen_envs::Error::io(&self.0, e);
+        if gone.exists() {
+            std::fs::remove_dir_all(&gone).map_err(io)?;
+        }
+        std::fs::rename(&self.0, &gone).and_then(|()| std::fs::remove_dir_all(&gone)).map_err(io)?;
+        Ok(())
     }
 
     pub fn point(&self) -> Result<Option<Point>> {
@@ -190,9 +225,24 @@ impl PointFolder {
         read_json(&self.0.join(name))
     }
 
-    /// The last line that its worker wrote.
+    /// Remove what an attempt that was cut short may have left as a result.
+    pub fn forget_result(&self) -> Result<()> {
+        let path = self.0.join("result.json");
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(panscreen_envs::Error::io(&path, e).into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The last line that its worker wrote. Only the end of the log is read: a program may have written gigabytes.
     pub fn last_words(&self) -> Option<String> {
-        let text = String::from_utf8_lossy(&std::fs::read(self.log()).ok()?).into_owned();
+        const END: u64 = 1 << 16;
+        let mut file = std::fs::File::open(self.log()).ok()?;
+        let bytes = file.metadata().ok()?.len();
+        file.seek(SeekFrom::Start(bytes.saturating_sub(END))).ok()?;
+        let mut text = Vec::new();
+        file.take(END).read_to_end(&mut text).ok()?;
+        let text = String::from_utf8_lossy(&text);
         text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(|line| line.chars().take(300).collect())
     }
 }
@@ -231,15 +281,39 @@ mod tests {
     #[test]
     fn one_final_state_and_no_folder_twice() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = PointFolder::create(dir.path(), &point("a1"), "seed = 2").unwrap();
+        let folder = PointFolder::create(dir.path(), &point("a1"), Some("seed = 2")).unwrap();
         assert_eq!(folder.state().unwrap(), None);
         let failed = Final::now(State::Failed, Some("no data".into()));
         assert_eq!(folder.finish(failed.clone()).unwrap(), failed);
         assert_eq!(folder.finish(Final::now(State::Done, None)).unwrap(), failed, "the first one stays");
-        assert!(PointFolder::create(dir.path(), &point("a1"), "seed = 2").is_ok(), "the same point");
+        assert!(PointFolder::create(dir.path(), &point("a1"), Some("seed = 2")).is_ok(), "the same point");
         folder.write("point.json", &point("b2")).unwrap();
-        let refused = PointFolder::create(dir.path(), &point("a1"), "seed = 2").unwrap_err().to_string();
+        let refused = PointFolder::create(dir.path(), &point("a1"), Some("seed = 2")).unwrap_err().to_string();
         assert!(refused.contains("the point b2, expected the point a1"), "{refused}");
+        folder.delete().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path().join("points")).unwrap().count(), 0, "nothing is left of it");
+    }
+
+    /// A sweep that was moved starts its points from where their Focus lies now; one that has begun stays as it is.
+    #[test]
+    fn a_config_is_kept_from_the_moment_its_run_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        let config =
+            |text| PointFolder::create(dir.path(), &point("a1"), text).map(|f| std::fs::read_to_string(f.0.join("config.toml")).unwrap());
+        for (given, kept) in [(Some("from = 1"), "from = 1"), (None, "from = 1"), (Some("from = 2"), "from = 2")] {
+            assert_eq!(config(given).unwrap(), kept);
+        }
+        std::fs::create_dir(PointFolder::of(dir.path(), "a1").run()).unwrap();
+        assert_eq!(config(Some("from = 3")).unwrap(), "from = 2");
+    }
+
+    #[test]
+    fn last_words_are_those_at_the_end_of_a_long_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = PointFolder::create(dir.path(), &point("a1"), None).unwrap();
+        assert_eq!(folder.last_words(), None);
+        std::fs::write(folder.log(), "first\n".repeat(50_000) + "no lesion in scan 7\n\n").unwrap();
+        assert_eq!(folder.last_words().unwrap(), "no lesion in scan 7");
     }
 
     #[test]
@@ -248,6 +322,8 @@ mod tests {
         assert_eq!((point.label(), point.row()), ("ce loss.alpha=0.5 seed=2".into(), "ce loss.alpha=0.5".into()));
         (point.method, point.params) = (String::new(), Params::new());
         assert_eq!((point.label(), point.row()), ("seed=2".into(), "all".into()));
+        point.method = "ce seed=1".into();
+        assert_eq!((point.label(), point.row()), ("ce seed=1 seed=2".into(), "ce seed=1".into()));
     }
 
     #[test]

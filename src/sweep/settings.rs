@@ -96,7 +96,7 @@ pub struct Shared {
     pub config: Option<PathBuf>,
     #[serde(default)]
     pub overrides: Vec<String>,
-    /// The key of the points that gets its run folder, such as `init_focus_from`.
+    /// The key of the points that gets its run folder: `init_focus_from` or `init_from`.
     pub key: String,
     /// One for each of `seeds`, instead of one for all.
     #[serde(default)]
@@ -148,13 +148,22 @@ impl Direction {
 }
 
 /// What `--launcher slurm` tells sbatch.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SlurmConfig {
-    /// sbatch's own words, such as `["--partition=gpu", "--time=4:00:00", "--cpus-per-task=8"]`.
+    /// sbatch's own words, such as `["--partition=gpu", "--time=4:00:00", "--cpus-per-task=8"]`. A worker takes as many threads as
+    /// `--cpus-per-task` says.
     pub options: Vec<String>,
     /// Lines of the job script before the work, such as `["module load gcc"]`.
     pub setup: Vec<String>,
+    /// Tasks of one array at most; Slurm refuses arrays above its `MaxArraySize` (1001 unless the site changed it). Default 1000.
+    pub array_size: usize,
+}
+
+impl Default for SlurmConfig {
+    fn default() -> Self {
+        SlurmConfig { options: vec![], setup: vec![], array_size: thousand() }
+    }
 }
 
 fn one_seed() -> Vec<u64> {
@@ -176,6 +185,16 @@ fn four() -> u64 {
 fn five() -> usize {
     5
 }
+
+fn thousand() -> usize {
+    1000
+}
+
+/// Keys that take a run folder, which a shared run can fill.
+const SHARED_KEYS: [&str; 2] = ["init_from", "init_focus_from"];
+
+/// Points of a grid at most: beyond that somebody has mistaken a step.
+const MOST_POINTS: usize = 100_000;
 
 impl SweepConfig {
     /// Read and check a sweep file.
@@ -218,10 +237,15 @@ impl SweepConfig {
         match (self.sampler, self.n_trials) {
             (Sampler::Grid, Some(_)) => return Err("`n_trials` does nothing with `sampler = \"grid\"`; take it out".into()),
             (Sampler::Grid, None) => {
+                let mut points = self.methods.len().max(1).saturating_mul(self.seeds.len());
                 for (key, param) in &space {
-                    param
+                    let values = param
                         .grid()
                         .ok_or_else(|| format!("`params.{key}` is a range without `step`, which has no grid; give a list or a `step`"))?;
+                    points = points.saturating_mul(values.len());
+                }
+                if points > MOST_POINTS {
+                    return Err(format!("the grid has {points} points, at most {MOST_POINTS}; use `sampler = \"random\"` with `n_trials`"));
                 }
             }
             (_, None | Some(0)) => return Err("`n_trials` is missing; say how many trials to draw".into()),
@@ -248,9 +272,43 @@ impl SweepConfig {
         if names.len() != self.methods.len() || names.contains("") {
             return Err("`methods` have names, and each its own".into());
         }
+        self.check_shared()?;
+        if let Some(judge) = &self.judge {
+            judge.check()?;
+        }
+        if !self.command.is_empty() && self.judge.is_some() {
+            return Err("[judge] judges trainings; what a `command` finds stands in its own result.json; take one out".into());
+        }
+        if self.slurm.array_size == 0 {
+            return Err("`slurm.array_size` is 0, expected at least 1".into());
+        }
+        Ok(())
+    }
+
+    fn check_shared(&self) -> Result<(), String> {
+        if let Some((name, run)) = self.shared.iter().find(|(_, run)| !SHARED_KEYS.contains(&run.key.as_str())) {
+            let keys = SHARED_KEYS.map(|key| format!("`{key}`")).join(" or ");
+            return Err(format!("[shared.{name}] fills `{}`, which takes no run folder; expected `key` to be {keys}", run.key));
+        }
+        let all: Vec<String> = self.shared.keys().cloned().collect();
+        let mut wanted: Vec<&Vec<String>> = self.methods.iter().map(|m| m.needs.as_ref().unwrap_or(&all)).collect();
+        if wanted.is_empty() {
+            wanted.push(&all);
+        }
         let unknown = self.methods.iter().flat_map(|m| m.needs.iter().flatten()).find(|n| !self.shared.contains_key(*n));
         if let Some(name) = unknown {
             return Err(format!("a method needs `{name}`, but there is no [shared.{name}]"));
+        }
+        for names in wanted {
+            let mut by_key = BTreeMap::new();
+            for name in names {
+                if let Some(other) = by_key.insert(&self.shared[name].key, name) {
+                    let key = &self.shared[name].key;
+                    return Err(format!(
+                        "[shared.{other}] and [shared.{name}] both fill `{key}`; say with `needs` which one a method takes"
+                    ));
+                }
+            }
         }
         Ok(())
     }
@@ -284,10 +342,32 @@ mod tests {
             ("[[methods]]\nname = \"a\"\n[[methods]]\nname = \"a\"", "each its own"),
             ("[[methods]]\nname = \"a\"\nneeds = [\"focus\"]", "no [shared.focus]"),
             ("pruner = { name = \"successive_halving\", min_resource = 0 }", "1 or more"),
+            ("[params]\na.b = { low = 0, high = 999 }\nc.d = { low = 0, high = 999 }", "the grid has 1000000 points, at most 100000"),
+            ("[slurm]\narray_size = 0", "at least 1"),
+            ("command = [\"sh\"]\n[judge]", "take one out"),
+            ("[judge]\nrecalls = [95]", "`judge.recalls` has 95, expected above 0 to 1"),
+            ("[judge]\nthresholds = [1.0]", "expected 0 to below 1"),
+            ("[judge]\nrecalls = [0.95, 0.9501]", "[judge] has `threshold_95` twice"),
+            ("[judge]\nrecalls = []\nthresholds = []", "no operating point"),
+            ("[shared.focus]\nkey = \"data.root\"", "[shared.focus] fills `data.root`, which takes no run folder"),
+            ("[shared.a]\nkey = \"init_from\"\n[shared.b]\nkey = \"init_from\"", "[shared.a] and [shared.b] both fill `init_from`"),
+            (
+                "[shared.a]\nkey = \"init_from\"\n[[methods]]\nname = \"m\"\nneeds = [\"a\", \"a\"]",
+                "[shared.a] and [shared.a] both fill `init_from`",
+            ),
         ] {
             let error = check(text).unwrap_err();
             assert!(error.contains(said), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn two_shared_runs_fill_one_key_for_different_methods() {
+        let shared = "[shared.a]\nkey = \"init_from\"\n[shared.b]\nkey = \"init_from\"\n";
+        let methods = "[[methods]]\nname = \"m\"\nneeds = [\"a\"]\n[[methods]]\nname = \"n\"\nneeds = [\"b\"]";
+        assert!(check(&format!("{shared}{methods}")).is_ok());
+        assert_eq!(check("").unwrap().slurm.array_size, 1000);
+        assert_eq!(check("[slurm]\nsetup = [\"module load gcc\"]").unwrap().slurm.array_size, 1000);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! What a worker does: take a point, do it, leave its final state. One process a point.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::judge;
 use super::point::{Attempt, Final, Point, PointFolder, PointResult, State, read_json};
-use super::{MAX_REASON, judge};
 use crate::backend::on_device;
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
@@ -33,7 +34,7 @@ pub fn work(folder: &PointFolder, until: Option<u64>, metric: &str, observer: &A
     let action = "give a folder that `panscreen sweep` made";
     let nothing = || panscreen_envs::Error::file(&folder.0, "no point.json", "a point of a sweep", action);
     let point = folder.point()?.ok_or_else(nothing)?;
-    let _lease = lock(&folder.0)?;
+    let lease = lock(&folder.0)?;
     if let Some(state) = folder.state()? {
         return Ok(Left::Ended(state));
     }
@@ -46,7 +47,7 @@ pub fn work(folder: &PointFolder, until: Option<u64>, metric: &str, observer: &A
         deaths: before.deaths,
     };
     folder.write("attempt.json", &attempt)?;
-    match carry_out(folder, &point, until, metric, observer) {
+    match carry_out(folder, &point, lease.as_ref(), until, metric, observer) {
         Ok(Some(result)) => {
             folder.write("result.json", &result)?;
             folder.finish(Final::now(State::Done, None)).map(Left::Ended)
@@ -57,7 +58,7 @@ pub fn work(folder: &PointFolder, until: Option<u64>, metric: &str, observer: &A
             folder.write("attempt.json", &attempt)?;
             Ok(Left::Stopped)
         }
-        Err(e) => folder.finish(Final::now(State::Failed, Some(e.to_string().chars().take(MAX_REASON).collect()))).map(Left::Ended),
+        Err(e) => folder.finish(Final::failed(&e.to_string())).map(Left::Ended),
     }
 }
 
@@ -65,12 +66,13 @@ pub fn work(folder: &PointFolder, until: Option<u64>, metric: &str, observer: &A
 fn carry_out(
     folder: &PointFolder,
     point: &Point,
+    lease: Option<&File>,
     until: Option<u64>,
     metric: &str,
     observer: &Arc<dyn Observer>,
 ) -> Result<Option<PointResult>> {
     if !point.command.is_empty() {
-        return run_command(folder, point).map(Some);
+        return run_command(folder, point, lease).map(Some);
     }
     let config = config::load(&folder.0.join("config.toml"), &[])?;
     let run = folder.run();
@@ -111,8 +113,7 @@ fn result_of(folder: &PointFolder, point: &Point, config: &Config, observer: &Ar
         let cache = folder.0.parent().and_then(Path::parent).unwrap_or(Path::new(".")).join("cache");
         let judged = on_device(config.device, judge::Judging { run: &run, judge, cache: &cache, observer: &**observer })?;
         result.metrics.extend(judged.metrics);
-        result.cases = judged.cases;
-        result.references = judged.references;
+        return Ok(PointResult { metrics: result.metrics, ..judged });
     }
     Ok(result)
 }
@@ -162,20 +163,33 @@ impl Observer for Halting {
     }
 }
 
-/// Let the program die with its worker: the point is given back then, and must not be worked on twice.
-fn end_with_parent(command: &mut Command) {
-    #[cfg(target_os = "linux")]
-    // SAFETY: between fork and exec the closure makes one system call, and allocates nothing.
-    unsafe {
-        use rustix::process::{Signal, set_parent_process_death_signal};
-        std::os::unix::process::CommandExt::pre_exec(command, || Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+/// Let the program die with its worker, and whatever it has started hold the worker's lease until that is gone too: the point is given back
+/// then, and must not be worked on twice.
+fn end_with_parent(command: &mut Command, lease: Option<&File>) {
+    #[cfg(unix)]
+    {
+        use std::os::fd::{AsRawFd, BorrowedFd};
+        let lease = lease.map(|file| file.as_raw_fd());
+        let prepare = move || -> std::io::Result<()> {
+            if let Some(lease) = lease {
+                // SAFETY: the file is open in the parent, so its copy is open here.
+                let lease = unsafe { BorrowedFd::borrow_raw(lease) };
+                rustix::io::fcntl_setfd(lease, rustix::io::FdFlags::empty())?;
+            }
+            #[cfg(target_os = "linux")]
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+            Ok(())
+        };
+        // SAFETY: between fork and exec the closure makes two system calls, and allocates nothing.
+        unsafe { std::os::unix::process::CommandExt::pre_exec(command, prepare) };
     }
-    #[cfg(not(target_os = "linux"))]
-    let _ = command;
+    #[cfg(not(unix))]
+    let _ = (command, lease);
 }
 
 /// Run the point's own program to its end.
-fn run_command(folder: &PointFolder, point: &Point) -> Result<PointResult> {
+fn run_command(folder: &PointFolder, point: &Point, lease: Option<&File>) -> Result<PointResult> {
+    folder.forget_result()?;
     let fill = |word: &String| {
         let text = |path: &Path| path.display().to_string();
         word.replace("{config}", &text(&folder.0.join("config.toml")))
@@ -186,7 +200,7 @@ fn run_command(folder: &PointFolder, point: &Point) -> Result<PointResult> {
     let (program, args) = words.split_first().ok_or_else(|| Error::Usage("`command` is empty".into()))?;
     let mut command = Command::new(program);
     command.args(args);
-    end_with_parent(&mut command);
+    end_with_parent(&mut command, lease);
     let mut child = command.spawn().map_err(|e| Error::Usage(format!("`{program}` can't be started: {e}")))?;
     let mut asked = false;
     let status = loop {

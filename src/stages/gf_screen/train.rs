@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use burn::module::AutodiffModule;
 use panscreen_envs::dataset::Store;
-use panscreen_envs::io::write_atomic;
 use panscreen_envs::screening::cached::Dual;
 use panscreen_envs::screening::{CropEnv, EnvState, Observation};
 use panscreen_policies::objectives::{Needs, OldPolicy};
@@ -142,9 +141,10 @@ pub fn finish<B: TrainBackend>(
     Ok(Artifacts { checkpoint: best.dir().to_owned(), scope: Scope::Whole })
 }
 
-/// Say what the whole log says about the run's health, and keep it as `health.json`.
-fn judge_health<B: TrainBackend>(run: &Run<B>, settings: &Settings, error: Option<&Error>) -> Result<()> {
-    let mut verdict = Verdict::of(&metrics::read(&run.folder.metrics_path())?, expected(settings));
+/// Say what the whole log of this stage says about the run's health, and keep it as `health.json`.
+pub fn judge_health<B: TrainBackend>(run: &Run<B>, settings: &Settings, error: Option<&Error>) -> Result<()> {
+    let records: Vec<Record> = metrics::read(&run.folder.metrics_path())?.into_iter().filter(|r| r.step > settings.from).collect();
+    let mut verdict = Verdict::of(&records, expected(settings));
     match error {
         Some(Error::Stopped { .. }) => {}
         Some(Error::Run(crate::run::Error::NonFinite(e))) => verdict = verdict.with_error(&e.to_string()),
@@ -153,8 +153,7 @@ fn judge_health<B: TrainBackend>(run: &Run<B>, settings: &Settings, error: Optio
         None => {}
     }
     run.observer.message(&format!("health: {verdict}"));
-    let text = serde_json::to_string_pretty(&verdict).map_err(|e| Error::Usage(e.to_string()))?;
-    Ok(write_atomic(&run.folder.root().join("health.json"), (text + "\n").as_bytes())?)
+    Ok(verdict.write(run.folder.root())?)
 }
 
 /// What the objective of `settings` promises, for the verdict.
@@ -165,20 +164,19 @@ pub fn expected(settings: &Settings) -> Expected {
 
 /// The last lines of the log, from which the bar's verdict is made.
 #[derive(Default)]
-struct Recent(VecDeque<Record>);
+pub struct Recent(VecDeque<Record>);
 
 impl Recent {
     /// Steps that the verdict on the bar goes by, and how often it is made.
     const STEPS: usize = 150;
-    const EVERY: usize = 25;
+    const EVERY: u64 = 25;
 
-    fn push(&mut self, step: u64, values: &[(&'static str, Scalar)]) {
+    /// Take in a step; now and then what the bar should say of the last ones.
+    pub fn push(&mut self, step: u64, values: &[(&'static str, Scalar)], settings: &Settings) -> Option<String> {
         self.0.truncate(Self::STEPS - 1);
         self.0.push_front(Record { step, fields: values.iter().map(|(name, v)| ((*name).to_owned(), v.as_f64())).collect() });
-    }
-
-    fn verdict(&self, settings: &Settings) -> Verdict {
-        Verdict::of(&self.0.iter().rev().cloned().collect::<Vec<_>>(), expected(settings))
+        let verdict = || Verdict::of(&self.0.iter().rev().cloned().collect::<Vec<_>>(), expected(settings));
+        (step - settings.from).is_multiple_of(Self::EVERY).then(|| verdict().short())
     }
 }
 
@@ -231,9 +229,8 @@ fn steps<B: TrainBackend>(
             ("time/waiting_for_data", (waited / seconds).into()),
         ]);
         run.observer.advance(1, &shown(&values));
-        recent.push(step, &values);
-        if due(step, Recent::EVERY) {
-            run.observer.health(&recent.verdict(settings).short());
+        if let Some(short) = recent.push(step, &values, settings) {
+            run.observer.health(&short);
         }
 
         let last = step == settings.steps;

@@ -19,7 +19,7 @@ use panscreen_envs::dataset::Store;
 use panscreen_envs::screening::cached::{Constraint, Dual};
 
 use super::learner::{Learner, Settings};
-use super::train::{SelectionState, State, finish, screener, sentence};
+use super::train::{Recent, SelectionState, State, finish, judge_health, screener, sentence};
 use super::validate::{look, validate};
 use crate::backend::TrainBackend;
 use crate::config::Config;
@@ -91,6 +91,7 @@ fn train<B: TrainBackend>(run: &mut Run<B>) -> Result<Artifacts> {
     run.observer.advance(learner.step - from, &[]);
     let outcome = steps(run, &settings, &lab, &mut learner, &mut state, &checkpoints, &mut log, &validation);
     run.observer.finish();
+    judge_health(run, &settings, outcome.as_ref().err())?;
     outcome?;
     finish(run, learner, &checkpoints, &validation)
 }
@@ -136,6 +137,7 @@ fn steps<B: TrainBackend>(
     let (config, train) = (run.config, &run.config.train);
     let end = settings.from + settings.steps;
     let due = |step: u64, every: usize| every > 0 && (step - settings.from).is_multiple_of(every as u64);
+    let mut recent = Recent::default();
     while learner.step < end && !state.finished {
         let clock = Instant::now();
         let dual = state.selection.as_mut().map(|s| &mut s.dual);
@@ -146,6 +148,9 @@ fn steps<B: TrainBackend>(
         let shown = ["losses/glance_ce", "selection/recall", "selection/windows"];
         let shown: Vec<_> = values.iter().filter(|(n, _)| shown.contains(n)).map(|(n, v)| (*n, v.as_f64())).collect();
         run.observer.advance(1, &shown);
+        if let Some(short) = recent.push(step, &values, settings) {
+            run.observer.health(&short);
+        }
         let last = step == end;
         let validate_now = last || due(step, config.selection.validate_every);
         let mut better = false;
