@@ -163,12 +163,15 @@ pub fn environment(config: &Config, scans: Arc<Store>) -> Result<CropEnv> {
 
 /// Start from the weights that `init_from` names: a run folder (its best checkpoint, else its last) or a checkpoint folder.
 pub fn init_from<B: TrainBackend>(config: &Config, learner: &mut Learner<B>, observer: &dyn Observer) -> Result<()> {
-    if let Some(from) = &config.init_from {
-        learner.load_weights(&checkpoint_of(from, observer))?;
-    }
-    match &config.init_focus_from {
-        Some(from) => learner.load_focus(&checkpoint_of(from, observer)),
-        None => Ok(()),
+    let dir = |from: &Option<PathBuf>| from.as_ref().map(|from| checkpoint_of(from, observer));
+    match (dir(&config.init_from), dir(&config.init_focus_from)) {
+        (None, None) => Ok(()),
+        (Some(both), None) => learner.load_weights(&both),
+        (None, Some(focus)) => learner.start_on_focus(&focus),
+        (Some(both), Some(focus)) => {
+            learner.load_weights(&both)?;
+            learner.load_focus(&focus)
+        }
     }
 }
 

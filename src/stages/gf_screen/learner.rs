@@ -9,7 +9,7 @@ use burn::tensor::{ElementConversion, Tensor};
 use panscreen_envs::rng::{RngExt, stream};
 use panscreen_envs::screening::{Grouping, Selection};
 use panscreen_policies::focus::Focus;
-use panscreen_policies::glance::Glance;
+use panscreen_policies::glance::{Glance, Shared};
 use panscreen_policies::losses::DiceCeConfig;
 use panscreen_policies::nets::Mode;
 use panscreen_policies::objectives::{ObjectiveKind, OldPolicy, Rollout, log_odds};
@@ -113,6 +113,7 @@ pub struct Learner<B: TrainBackend> {
     /// The value head, where the objective has one.
     critic: Option<Critic<B>>,
     pools: Pools,
+    shared: Shared,
     pub step: u64,
     pub device: B::Device,
 }
@@ -147,6 +148,7 @@ impl<B: TrainBackend> Learner<B> {
             glance_optimizer: AdamW::new(config.optim.glance.adamw.clone()),
             focus_optimizer: AdamW::new(config.optim.focus.adamw.clone()),
             pools: Pools::new(config.train.shards)?,
+            shared: config.backbone.shared,
             step: 0,
             device: device.clone(),
         })
@@ -284,6 +286,16 @@ impl<B: TrainBackend> Learner<B> {
         Ok(())
     }
 
+    /// Start on a finished Focus. With [`Shared::Init`] Glance's fresh encoder becomes a copy of that Focus's, not of the random one that it was
+    /// built beside.
+    pub fn start_on_focus(&mut self, dir: &Path) -> Result<()> {
+        self.load_focus(dir)?;
+        if self.shared == Shared::Init {
+            self.glance = self.glance.clone().with_encoder_of(&self.focus)?;
+        }
+        Ok(())
+    }
+
     /// Take over everything that [`Learner::files`] wrote.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         let load_old = checkpoint.files().any(|f| f == "old_glance.safetensors");
@@ -318,4 +330,34 @@ pub(super) fn further_finite(name: &str, value: f32, step: u64) -> Result<()> {
     }
     let action = "the last checkpoint is from before; lower `optim.glance.lr` or `objective.num_iterations`";
     Err(Error::Usage(format!("step {step}: `{name}` of a further update is {value}; {action}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::backend::{Autodiff, Flex};
+    use panscreen_policies::glance::{GlanceConfig, GlanceHeadConfig};
+
+    type B = Autodiff<Flex>;
+
+    fn encoder_of(module: &impl Module<B>) -> Vec<weights::NamedTensor> {
+        weights::tensors(module).into_iter().filter(|t| t.name.starts_with("encoder.")).collect()
+    }
+
+    #[test]
+    fn a_shared_start_is_on_the_finished_focus_not_on_the_random_one() {
+        let mut config = Config { seed: 1, ..Config::default() };
+        config.glance.network = GlanceConfig::Encoder(GlanceHeadConfig::default());
+        config.backbone.shared = Shared::Init;
+        let device = Default::default();
+        let finished = Learner::<B>::new(&config, &device).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in finished.files().unwrap() {
+            std::fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        let mut learner = Learner::<B>::new(&Config { seed: 2, ..config }, &device).unwrap();
+        assert_ne!(encoder_of(&learner.glance), encoder_of(&finished.focus));
+        learner.start_on_focus(dir.path()).unwrap();
+        assert_eq!(encoder_of(&learner.glance), encoder_of(&finished.focus));
+    }
 }

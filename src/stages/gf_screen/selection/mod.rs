@@ -107,7 +107,7 @@ fn begin<B: TrainBackend>(run: &Run<B>, learner: &mut Learner<B>, checkpoints: &
         }
     };
     if config.selection.fresh_glance {
-        learner.load_focus(&dir)?
+        learner.start_on_focus(&dir)?
     } else {
         learner.load_weights(&dir)?
     }
