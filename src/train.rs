@@ -216,7 +216,7 @@ impl Work for OneOfEverything<'_> {
 
         let clock = Stopwatch::start();
         let screener = screener(&learner, config);
-        validate(&screener, &look(&screener, &validation, config)?, config)?;
+        validate(&look(&screener, &validation, config)?, config)?;
         let seconds_per_validation = clock.seconds() * split.validation.len().max(1) as f64;
         observer.advance(1, &[]);
 

@@ -2,6 +2,10 @@
 //!
 //! One pass gives a heat map for the whole scan, where a Glance on windows reads every voxel as often as windows overlap. On a sub-volume it works
 //! like the others, so that it can be trained together with Focus; on whole scans it is trained by the stage `selection`.
+//!
+//! The second look: the parts around the hottest cells are read again by the same network at a finer grid. Each part goes through it by itself, with
+//! nothing around it, in training as in screening: what a cell says depends on its part alone. A "group" or "instance" norm then sees the part, where
+//! the first look's sees the scan.
 
 // Shape suffixes.
 #![allow(non_snake_case)]
@@ -9,7 +13,7 @@
 use burn::module::Module;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
-use panscreen_envs::screening::heat::{CellGrid, Reading};
+use panscreen_envs::screening::heat::{CellGrid, Part, Reading};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +27,12 @@ pub struct WholeScanConfig {
     /// Wanted voxel size of the coarse grid in mm, at least 0.1. Voxels of `data.spacing_mm` are put together, as many along each axis as come nearest
     /// to it; where that is unset or coarser, the scan's grid is taken as it is. Default 4.
     pub spacing_mm: f64,
+    /// Voxel size in mm at which the most suspicious parts of the scan are read again, by the same weights; what is read replaces the heat there. 0 or
+    /// at least 0.1 and below `spacing_mm`; where the scan's own grid is no finer than that of the first look, there is no second one. Taught by the
+    /// stage `selection` through `loss.cell_weight`. Default 0: no second look.
+    pub second_spacing_mm: f64,
+    /// Share of the scan that the second look reads at most, in parts of the size of a window; one part is always read. 0.001 to 1. Default 0.25.
+    pub second_share: f64,
     /// What a cell at the face of a window counts less than one in its middle, in log-odds, 0 to 20: which of overlapping windows is preferred.
     /// Default 1.
     pub falloff: f64,
@@ -42,6 +52,8 @@ impl Default for WholeScanConfig {
     fn default() -> Self {
         Self {
             spacing_mm: 4.0,
+            second_spacing_mm: 0.0,
+            second_share: 0.25,
             falloff: 1.0,
             blocks: vec![2, 2],
             widths: vec![16, 32],
@@ -71,6 +83,13 @@ impl WholeScanConfig {
         if !(self.spacing_mm >= 0.1 && self.spacing_mm.is_finite()) {
             return Err(ConfigError(format!("spacing_mm = {}, expected 0.1 mm or more", self.spacing_mm)));
         }
+        if self.second_spacing_mm != 0.0 && !(self.second_spacing_mm >= 0.1 && self.second_spacing_mm < self.spacing_mm) {
+            let text = format!("second_spacing_mm = {}, expected 0, or 0.1 or more and less than spacing_mm", self.second_spacing_mm);
+            return Err(ConfigError(text));
+        }
+        if !(0.001..=1.0).contains(&self.second_share) {
+            return Err(ConfigError(format!("second_share = {}, expected 0.001 to 1", self.second_share)));
+        }
         if !(0.0..=20.0).contains(&self.falloff) {
             return Err(ConfigError(format!("falloff = {}, expected 0 to 20", self.falloff)));
         }
@@ -84,7 +103,13 @@ impl WholeScanConfig {
 
     /// Voxels of a grid with this spacing that make one coarse voxel, along each axis.
     pub fn factor(&self, spacing_mm: Option<[f64; 3]>) -> [usize; 3] {
-        spacing_mm.map_or([1; 3], |spacing| spacing.map(|s| ((self.spacing_mm / s).round() as usize).clamp(1, 64)))
+        factor(self.spacing_mm, spacing_mm)
+    }
+
+    /// As [`factor`](Self::factor) for the second look; `None` where there is none.
+    pub fn second_factor(&self, spacing_mm: Option<[f64; 3]>) -> Option<[usize; 3]> {
+        let second = (self.second_spacing_mm > 0.0).then(|| factor(self.second_spacing_mm, spacing_mm));
+        second.filter(|second| *second != self.factor(spacing_mm))
     }
 
     /// The network with its first weights, on voxels of `spacing_mm`.
@@ -98,10 +123,16 @@ impl WholeScanConfig {
         Ok(WholeScanGlance {
             resnet: self.network().init(in_channels, 2, init)?,
             factor: self.factor(spacing_mm),
+            second: self.second_factor(spacing_mm),
+            second_share: self.second_share,
             stride: self.stride(),
             falloff: self.falloff,
         })
     }
+}
+
+fn factor(wanted_mm: f64, spacing_mm: Option<[f64; 3]>) -> [usize; 3] {
+    spacing_mm.map_or([1; 3], |spacing| spacing.map(|s| ((wanted_mm / s).round() as usize).clamp(1, 64)))
 }
 
 /// See the module.
@@ -110,6 +141,10 @@ pub struct WholeScanGlance<B: Backend> {
     resnet: ResNet<B>,
     #[module(skip)]
     factor: [usize; 3],
+    #[module(skip)]
+    second: Option<[usize; 3]>,
+    #[module(skip)]
+    second_share: f64,
     #[module(skip)]
     stride: usize,
     #[module(skip)]
@@ -120,6 +155,20 @@ impl<B: Backend> WholeScanGlance<B> {
     /// How its cells lie on a scan of `shape` voxels.
     pub fn grid(&self, shape: [usize; 3]) -> CellGrid {
         CellGrid { shape, factor: self.factor, stride: self.stride }
+    }
+
+    /// As [`grid`](Self::grid) for the second look; `None` where there is none.
+    pub fn second_grid(&self, shape: [usize; 3]) -> Option<CellGrid> {
+        self.second.map(|factor| CellGrid { shape, factor, stride: self.stride })
+    }
+
+    /// The parts that the second look reads of a scan, by the first look's `heat` (log-odds of each cell); none where there is no second look.
+    pub fn second_parts(&self, shape: [usize; 3], heat: &[f32], window: [usize; 3]) -> Vec<Part> {
+        let Some(fine) = self.second_grid(shape) else { return vec![] };
+        let cells = |of: [usize; 3]| of.iter().product::<usize>() as f64;
+        let one = cells(fine.part([0; 3], window).cells).max(1.0);
+        let most = (self.second_share * cells(fine.cells()) / one) as usize;
+        self.grid(shape).hottest_parts(heat, &fine, window, most.max(1))
     }
 
     /// See [`WholeScanConfig::falloff`].
@@ -143,6 +192,12 @@ impl<B: KernelBackend> WholeScanGlance<B> {
     pub fn cells(&self, features: Tensor<B, 5>) -> Tensor<B, 1> {
         let (_, cells) = self.resnet.judge(features);
         cells.expect("the network judges cells").flatten(0, 3)
+    }
+
+    /// Log-odds of the cells of parts, `[G, d, h, w]`, each by itself; `x_GCDHW` is pooled, see [`CellGrid::pool_part`].
+    pub fn parts(&self, x_GCDHW: Tensor<B, 5>, mode: Mode) -> Tensor<B, 4> {
+        let (_, cells) = self.resnet.judge(self.resnet.features(x_GCDHW, mode));
+        cells.expect("the network judges cells")
     }
 
     /// Sub-volumes `x_GCDHW` -> logits_G2, and the log-odds of every cell, `[G, d, h, w]`. The most telling cell speaks for its sub-volume.
@@ -229,9 +284,80 @@ mod tests {
             assert_eq!(config.factor(spacing), expected, "{spacing:?}");
         }
         assert_eq!(config.stride(), 4);
-        for wrong in [WholeScanConfig { spacing_mm: f64::NAN, ..config.clone() }, WholeScanConfig { falloff: -1.0, ..config.clone() }] {
-            assert!(wrong.check().is_err());
+        let second = |second_spacing_mm| WholeScanConfig { second_spacing_mm, ..config.clone() };
+        for (spacing, expected) in
+            [(None, None), (Some([5.0; 3]), None), (Some([1.5, 1.5, 3.0]), Some([1; 3])), (Some([0.8, 1.0, 2.5]), Some([3, 2, 1]))]
+        {
+            assert_eq!(second(2.0).second_factor(spacing), expected, "{spacing:?}");
+            assert_eq!(config.second_factor(spacing), None);
         }
+        let share = |second_share| WholeScanConfig { second_share, ..config.clone() };
+        let wrong = [WholeScanConfig { spacing_mm: f64::NAN, ..config.clone() }, WholeScanConfig { falloff: -1.0, ..config.clone() }];
+        for wrong in wrong.into_iter().chain([second(4.0), second(f64::NAN), second(0.01), share(0.0), share(1.5)]) {
+            assert!(wrong.check().is_err(), "{wrong:?}");
+        }
+        assert!(second(2.0).check().is_ok());
+    }
+
+    /// A Glance with batch norm, whose answers depend on what lies around a cell and on nothing else, and which reads twice.
+    fn twice(norm: NormKind) -> WholeScanGlance<B> {
+        let config =
+            WholeScanConfig { blocks: vec![1, 1], widths: vec![4, 8], norm, spacing_mm: 2.0, second_spacing_mm: 1.0, ..Default::default() };
+        config.init(1, Some([1.0; 3]), &Init::new(3, "glance", &Default::default())).unwrap()
+    }
+
+    /// Log-odds of a part's cells.
+    fn read(glance: &WholeScanGlance<B>, grid: &CellGrid, image: &[f32], part: Part) -> Vec<f32> {
+        let [d, h, w] = part.cells.map(|n| n * grid.stride);
+        numbers(glance.parts(tensor(&grid.pool_part(image, 1, part), [1, 1, d, h, w]), Mode::Eval))
+    }
+
+    #[test]
+    fn a_part_reads_as_a_full_fine_pass_does_where_its_faces_are_out_of_sight() {
+        let glance = twice(NormKind::Batch);
+        let (shape, image) = ([16, 48, 8], scan(16 * 48 * 8));
+        let fine = glance.second_grid(shape).unwrap();
+        assert_eq!((glance.grid(shape).factor, fine.cells()), ([2; 3], [4, 12, 2]));
+        let [d, h, w] = fine.coarse();
+        let full = numbers(glance.cells(glance.features(tensor(&fine.pool(&image, 1), [1, 1, d, h, w]), Mode::Eval)));
+        let part = Part { start: [0, 2, 0], cells: [4, 8, 2] };
+        let full = fine.of_part(&full, part);
+        // One voxel of the stem, two layers at 2 voxels, one more at 2 and one at 4 for the strided block: within 11 voxels, or three cells.
+        let sight = 3;
+        let mut differ = 0;
+        for (i, (a, b)) in read(&glance, &fine, &image, part).iter().zip(&full).enumerate() {
+            let y = i / 2 % 8;
+            let same = (a - b).abs() < 1e-5;
+            assert!(same || y < sight || y >= 8 - sight, "cell {i}: {a}, in the full pass {b}");
+            differ += usize::from(!same);
+        }
+        assert!(differ > 0, "the faces are in sight of the outer cells");
+    }
+
+    #[test]
+    fn what_a_part_says_depends_on_nothing_else() {
+        for norm in [NormKind::Batch, NormKind::Group, NormKind::Instance] {
+            let glance = twice(norm);
+            let (shape, image) = ([16, 48, 8], scan(16 * 48 * 8));
+            let fine = glance.second_grid(shape).unwrap();
+            let parts = [[0, 0, 0], [0, 2, 0], [1, 7, 0]].map(|start| Part { start, cells: [3, 5, 2] });
+            let alone: Vec<f32> = parts.iter().flat_map(|&part| read(&glance, &fine, &image, part)).collect();
+            let x: Vec<f32> = parts.iter().flat_map(|&part| fine.pool_part(&image, 1, part)).collect();
+            let together = numbers(glance.parts(tensor(&x, [3, 1, 12, 20, 8]), Mode::Eval));
+            assert!(alone.iter().zip(&together).all(|(a, b)| (a - b).abs() < 1e-5), "{norm:?}");
+        }
+    }
+
+    #[test]
+    fn the_second_look_keeps_to_its_share() {
+        let glance = twice(NormKind::Group);
+        let (shape, window) = ([32, 32, 16], [8, 8, 8]);
+        let heat: Vec<f32> = scan(glance.grid(shape).cells().iter().product());
+        let parts = glance.second_parts(shape, &heat, window);
+        assert_eq!(parts.len(), 8, "8 parts of 2 x 2 x 2 cells are a quarter of 8 x 8 x 4");
+        assert_eq!(glance.second_parts([8; 3], &heat[..1], [8; 3]).len(), 1, "one part is always read");
+        let once = self::glance(Some([2.0; 3]));
+        assert!(once.second_parts(shape, &heat, window).is_empty());
     }
 
     #[test]

@@ -172,8 +172,9 @@ fn text(s: &BatchSummary) -> String {
         })
         .collect();
     let failed: String = s.cases.iter().filter_map(|c| Some(format!("\n{}: {}", c.input.display(), c.cause.as_ref()?))).collect();
+    let promise = s.guarantee.as_ref().map_or(String::new(), |g| format!("\n{g}"));
     format!(
-        "{}\n{} screened, {} were there, {} failed, {:.1} s{failed}",
+        "{}\n{} screened, {} were there, {} failed, {:.1} s{promise}{failed}",
         table(["case", "verdict", "lesions", "largest mL", "windows", "seconds", ""], &rows),
         s.screened,
         s.already_there,

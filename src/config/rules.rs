@@ -1,5 +1,6 @@
 //! Checks that see several keys, or the same key in several layers.
 
+use panscreen_policies::glance::GlanceConfig as GlanceNetwork;
 use panscreen_policies::objectives::Needs;
 use serde_json::{Map, Value};
 
@@ -62,6 +63,7 @@ pub(super) fn check(loaded: &Loaded) -> Result<(), ConfigError> {
     group(loaded)?;
     constrained(loaded)?;
     part(loaded, "glance", glance.network.check(backbone.shared))?;
+    looks(loaded)?;
     part(loaded, "focus", focus.check(env.window))?;
     part(loaded, "loss", loss.dice_ce.check(2))?;
     part(loaded, "objective", objective.kind.check())?;
@@ -92,6 +94,24 @@ fn frozen(loaded: &Loaded) -> Result<(), ConfigError> {
     }
     let message = "`train.freeze_focus` is true, but no trained Focus is named: random weights would stay random";
     Err(loaded.error("train.freeze_focus", message, "freezes random weights", "set `init_focus_from=RUN`"))
+}
+
+/// A second look is taught where cells of whole scans are; findings are looked at through windows of size 1 first.
+fn looks(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Config { glance, screen, loss, stages, .. } = &loaded.config;
+    if !screen.scales.contains(&1) {
+        let message =
+            format!("`screen.scales` is {:?}, expected 1 among them: wider windows look at what was found through those", screen.scales);
+        return Err(loaded.error("screen.scales", message, "lacks 1", "write for example `scales = [1, 2]`"));
+    }
+    let twice = matches!(&glance.network, GlanceNetwork::WholeScan(net) if net.second_spacing_mm > 0.0);
+    if twice && !(stages.iter().any(|s| s == "selection") && loss.cell_weight > 0.0) {
+        let message =
+            "`glance.second_spacing_mm` needs the stage `selection` and `loss.cell_weight` above 0: nothing else teaches the second look";
+        let hint = "set `stages = [\"gf_screen\", \"selection\"]` and `loss.cell_weight = 1`, or `glance.second_spacing_mm = 0`";
+        return Err(loaded.error("glance.second_spacing_mm", message, "nothing teaches it", hint));
+    }
+    Ok(())
 }
 
 /// A group has two rewards or more, and groups share out what the environment puts together.

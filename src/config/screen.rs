@@ -60,6 +60,11 @@ pub struct ScreenConfig {
     /// Look again, through every window that holds the centre of a finding, before it counts: a false alarm of one window is then outvoted
     /// by its neighbours as it is when Focus looks everywhere. The windows looked at again count as kept. Default `true`; published `false`.
     pub second_look: bool,
+    /// Sizes of Focus's windows, in windows. A finding that is longer than a window is looked at again through windows of the next size that holds it,
+    /// at voxels as many times as long, and both votes are blended; `[1, 2]` does so at half resolution. Range 1 to 4 each, 1 among them.
+    /// Default `[1]`: one size.
+    #[schemars(inner(range(min = 1, max = 4)))]
+    pub scales: Vec<usize>,
     /// What is brought back to the scan's own grid. Default `"probability"`.
     pub restore: Restore,
     /// Windows that go through a network at once: memory against speed. Range 1 to 4096. Default `4`.
@@ -87,6 +92,7 @@ impl Default for ScreenConfig {
             min_component_ml: 0.0,
             mask_threshold: 0.5,
             second_look: true,
+            scales: vec![1],
             restore: Restore::Probability,
             batch: 4,
         }

@@ -210,6 +210,15 @@ hint: `panscreen config explain focus` lists the keys",
             "objective.name = \"gpro\"",
             "`objective.name` is \"gpro\", expected \"grl\", \"grpo\", \"dr_grpo\", \"dapo\", \"gspo\", \"cispo\", \"rloo\", \"reinforce\", \"ppo\", \"exact\", \"ce\", \"balanced_ce\", \"focal\", \"ohem\", \"asymmetric\", \"soft_volume\" or \"best_window\"",
         ),
+        ("screen.scales = [2]", "`screen.scales` is [2], expected 1 among them: wider windows look at what was found through those"),
+        (
+            "loss.cell_weight = 1\nglance = { kind = \"whole_scan\", second_spacing_mm = 2.0 }",
+            "`glance.second_spacing_mm` needs the stage `selection` and `loss.cell_weight` above 0: nothing else teaches the second look",
+        ),
+        (
+            "glance = { kind = \"whole_scan\", second_spacing_mm = 5.0 }",
+            "[glance] second_spacing_mm = 5, expected 0, or 0.1 or more and less than spacing_mm",
+        ),
         ("glance.hidden = 8", "`glance.hidden` does not belong to `kind = \"resnet3d\"` of [glance]"),
         ("glance = { kind = \"encoder\", widths = [8] }", "`glance.widths` does not belong to `kind = \"encoder\"` of [glance]"),
     ] {

@@ -13,7 +13,7 @@ use panscreen_envs::io::{self, write_atomic, write_labels, write_probability};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{CaseResult, Lesion, Model, ScreenSettings, Screened, Shard, lesions, picture, screen_case};
+use super::{CaseResult, Guarantee, Lesion, Model, ScreenSettings, Screened, Shard, lesions, picture, screen_case};
 use crate::backend::TrainBackend;
 use crate::config::ScreenConfig;
 use crate::error::{Error, Result};
@@ -37,6 +37,9 @@ pub struct CaseRecord {
     /// Voxels with a blended probability above this were marked, and findings smaller than this were dropped.
     pub mask_threshold: f64,
     pub min_component_ml: f64,
+    /// What the choice of windows promises; `null` where it was not made for a promise.
+    #[serde(default)]
+    pub guarantee: Option<Guarantee>,
     pub input_blake3: String,
     /// Of both networks' weights.
     pub model_blake3: String,
@@ -88,6 +91,9 @@ pub struct BatchSummary {
     pub failed: usize,
     /// Inputs that were not reached because the process was asked to stop.
     pub left: usize,
+    /// What the choice of windows promises for every case; `null` where it was not made for a promise.
+    #[serde(default)]
+    pub guarantee: Option<Guarantee>,
     pub seconds: f64,
 }
 
@@ -121,8 +127,9 @@ pub fn screen_all<B: TrainBackend>(
     out: &Path,
     observer: &dyn Observer,
 ) -> Result<BatchSummary> {
-    let settings_blake3 = hash_of_settings(settings);
-    for_all(inputs, shard, out, observer, |input, case| {
+    // How Glance reads a scan is more than its weights.
+    let settings_blake3 = hash(&json!([hash_of_settings(settings), model.config.glance.network]));
+    for_all(inputs, shard, settings.guarantee.as_ref(), out, observer, |input, case| {
         let input_blake3 = hash_scan(input)?;
         if let Some(record) = finished(out, case) {
             let same =
@@ -140,6 +147,7 @@ pub fn screen_all<B: TrainBackend>(
             result: screened.result,
             mask_threshold: settings.screen.mask_threshold,
             min_component_ml: settings.screen.min_component_ml,
+            guarantee: settings.guarantee.clone(),
             input_blake3,
             model_blake3: model.hash.clone(),
             settings_blake3: settings_blake3.clone(),
@@ -167,7 +175,7 @@ pub fn decide_all(from: &Path, mask_threshold: f64, out: &Path, observer: &dyn O
     if same_folder(from, out) {
         return Err(Error::Usage(format!("{}: these are the results to decide anew; give another --out", out.display())));
     }
-    for_all(&maps, Shard::WHOLE, out, observer, |map, _| {
+    for_all(&maps, Shard::WHOLE, None, out, observer, |map, _| {
         let clock = Stopwatch::start();
         let file = map.file_name().unwrap_or_default().to_string_lossy();
         let case = file.strip_suffix(PROBABILITY).unwrap_or(&file);
@@ -187,6 +195,8 @@ pub fn decide_all(from: &Path, mask_threshold: f64, out: &Path, observer: &dyn O
         record.result.costs.clear();
         record.result.seconds = clock.seconds();
         record.settings_blake3 = hash(&json!([record.settings_blake3, mask_threshold]));
+        // The promise was about the threshold that the case was screened with.
+        record.guarantee = record.guarantee.filter(|_| record.mask_threshold == mask_threshold);
         record.mask_threshold = mask_threshold;
         record.files_blake3 = BTreeMap::from([(name.clone(), hash_file(&out.join(name))?)]);
         write_json(&record_path(out, case), &record)?;
@@ -198,6 +208,7 @@ pub fn decide_all(from: &Path, mask_threshold: f64, out: &Path, observer: &dyn O
 fn for_all(
     inputs: &[PathBuf],
     shard: Shard,
+    guarantee: Option<&Guarantee>,
     out: &Path,
     observer: &dyn Observer,
     work: impl Fn(&Path, &str) -> Result<(CaseResult, Status)>,
@@ -236,6 +247,7 @@ fn for_all(
         already_there: count(Status::AlreadyThere),
         failed: count(Status::Failed),
         left: wanted - cases.len(),
+        guarantee: guarantee.cloned(),
         seconds: clock.seconds(),
         cases,
     };
@@ -344,7 +356,8 @@ fn write_files(out: &Path, case: &str, screened: &Screened, extras: Extras) -> R
     }
     if extras.probabilities {
         write_probability(&out.join(format!("{case}{PROBABILITY}")), &screened.probability, geometry)?;
-        let windows = json!({ "starts": screened.window_starts, "glance": screened.glance, "kept": screened.kept });
+        let (starts, scales): (Vec<_>, Vec<_>) = screened.windows.iter().map(|place| (place.start, place.scale)).unzip();
+        let windows = json!({ "starts": starts, "scales": scales, "glance": screened.glance, "kept": screened.kept });
         write_json(&out.join(format!("{case}_windows.json")), &windows)?;
     }
     names(case, extras).into_iter().map(|name| Ok((name.clone(), hash_file(&out.join(name))?))).collect()
@@ -372,7 +385,7 @@ fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 
 /// Everything that can change a mask besides the scan and the weights.
 fn hash_of_settings(settings: &ScreenSettings) -> String {
-    // The scaling changes an estimate, no mask.
+    // The scaling changes an estimate, no mask; a guarantee is in the choice.
     let ScreenSettings { screen, prepare, choice, gate, .. } = settings;
     // How many windows go through a network at once changes speed only.
     let screen = ScreenConfig { batch: ScreenConfig::default().batch, ..screen.clone() };
@@ -442,6 +455,7 @@ mod tests {
                 choice: Choice::Above(0.25),
                 scaling: Scaling::IDENTITY,
                 gate: None,
+                guarantee: None,
             };
             change(&mut settings);
             hash_of_settings(&settings)

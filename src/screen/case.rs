@@ -9,7 +9,7 @@ use panscreen_envs::screening::gate::Gate;
 use panscreen_envs::volume::{PrepareConfig, Volume, WayBack, prepare};
 use serde::{Deserialize, Serialize};
 
-use super::{Budget, Choice, Glanced, Image, Left, Lesion, Looked, Screener, lesions};
+use super::{Budget, Choice, Glanced, Guarantee, Image, Left, Lesion, Looked, Place, Plan, Screener, lesions};
 use crate::backend::InferBackend;
 use crate::config::{Restore, ScreenConfig};
 use crate::error::Result;
@@ -25,6 +25,8 @@ pub struct ScreenSettings {
     pub scaling: Scaling,
     /// Findings that it takes for false alarms are dropped.
     pub gate: Option<Gate>,
+    /// What the choice of windows promises, where it was made for a promise.
+    pub guarantee: Option<Guarantee>,
 }
 
 /// Seconds and peak memory of one step.
@@ -40,17 +42,23 @@ pub struct StepCost {
 }
 
 /// How many windows were looked at.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WindowCount {
     pub total: usize,
-    /// Windows that Focus segmented.
+    /// Windows that Focus segmented, wider ones too.
     pub kept: usize,
+    /// How many of those were wider than a window, see `screen.scales`.
+    #[serde(default)]
+    pub wide: usize,
+    /// Parts of the scan that Glance read again at a finer grid; `null` where it looks once.
+    #[serde(default)]
+    pub read_again: Option<usize>,
     /// Glance's operating point; `null` where a share or everything was kept.
     pub threshold: Option<f32>,
     /// Highest and mean probability that Glance gave; `null` where it wasn't asked.
     pub highest: Option<f32>,
     pub mean: Option<f32>,
-    /// What Focus did not look at; `null` where it looked everywhere.
+    /// What Focus did not look at; `null` where it looked at every window of the grid.
     #[serde(default)]
     pub left: Option<Left>,
     /// Findings that the gate dropped; `null` without one.
@@ -88,7 +96,9 @@ pub struct Screened {
     pub probability: Vec<f32>,
     /// Mean Glance probability of the windows over each voxel, on the scan's own grid; empty where Glance wasn't asked.
     pub heat: Vec<f32>,
-    pub window_starts: Vec<[usize; 3]>,
+    /// Where the windows lie that were to choose from, wider ones last.
+    pub windows: Vec<Place>,
+    /// What Glance thinks of them, but of the wider ones.
     pub glance: Vec<f32>,
     /// Windows that Focus segmented.
     pub kept: Vec<bool>,
@@ -123,11 +133,8 @@ pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settin
     let image = Image { data: &prepared.image, channels: prepared.channels, shape: prepared.shape };
 
     let asked = settings.choice != Choice::All;
-    let glanced = if asked { costs.step("glance", || screener.glance(image, &plan))? } else { Glanced::unasked(&plan) };
-    let focus = |numbers: &[usize]| -> Result<Vec<Vec<f32>>> {
-        let starts: Vec<[usize; 3]> = numbers.iter().map(|&i| plan.starts[i]).collect();
-        screener.focus(image, &starts)
-    };
+    let (glanced, read_again) = if asked { glance(screener, image, &plan, &mut costs)? } else { (Glanced::unasked(&plan), None) };
+    let focus = |numbers: &[usize]| screener.look(image, &plan, numbers);
     let mut looked = costs.step("focus", || plan.run(&glanced, settings.choice, &budget, focus))?;
     if looked.skipped > 0 {
         let found = format!("{} chosen windows not looked at", looked.skipped);
@@ -163,10 +170,12 @@ pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settin
     let windows = WindowCount {
         total: plan.grid,
         kept: looked.windows_kept(),
+        wide: looked.kept[plan.starts.len()..].iter().filter(|k| **k).count(),
+        read_again,
         threshold: if let Choice::Above(t) = settings.choice { Some(t) } else { None },
         highest: asked.then_some(highest),
         mean: asked.then(|| glance.iter().sum::<f32>() / glance.len().max(1) as f32),
-        left: asked.then(|| left(&looked)),
+        left: (asked || looked.skipped > 0).then(|| left(&looked)),
         gated,
     };
     let reason = found.is_empty().then(|| empty_because(&windows, &looked.probability, threshold, min_ml));
@@ -189,10 +198,23 @@ pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settin
         mask,
         probability,
         heat,
-        window_starts: plan.starts,
+        windows: (0..plan.count()).map(|i| plan.place(i)).collect(),
         glance,
         kept: looked.kept,
         way_back: prepared.way_back,
+    })
+}
+
+/// Glance's view, each of its looks a step of its own; and how many parts the second one read.
+fn glance<B: InferBackend>(screener: &Screener<B>, image: Image, plan: &Plan, costs: &mut Costs) -> Result<(Glanced, Option<usize>)> {
+    let Some(net) = screener.glances_twice(image.shape) else {
+        return Ok((costs.step("glance", || screener.glance(image, plan))?, None));
+    };
+    let first = costs.step("glance", || screener.heat(net, image))?;
+    costs.step("second glance", || {
+        let heat = screener.second_heat(net, image, first)?;
+        let parts = heat.parts;
+        Ok((screener.read(net, plan, heat), Some(parts)))
     })
 }
 
@@ -217,7 +239,7 @@ mod tests {
 
     #[test]
     fn an_empty_mask_says_why() {
-        let windows = |kept, highest| WindowCount { total: 214, kept, threshold: Some(0.4), highest, mean: None, left: None, gated: None };
+        let windows = |kept, highest| WindowCount { total: 214, kept, threshold: Some(0.4), highest, ..WindowCount::default() };
         for (kept, highest, p, expected) in [
             (0, Some(0.31), 0.0, "0 of 214 windows passed; highest 0.31"),
             (3, Some(0.8), 0.4, "Focus saw 3 of 214 windows; highest lesion probability 0.40, needed above 0.50"),

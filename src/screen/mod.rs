@@ -2,17 +2,23 @@
 
 pub mod batch;
 mod case;
+mod guarantee;
 mod lesions;
+mod look;
 mod model;
 mod picture;
 mod screener;
 mod shard;
+mod votes;
 mod windows;
 
 pub use case::{CaseResult, ScreenSettings, Screened, WindowCount, screen_case};
+pub use guarantee::{ClassGuarantee, Guarantee};
 pub use lesions::{Lesion, lesions};
+pub use look::{Left, Looked};
 pub use model::Model;
 pub use picture::picture;
-pub use screener::{Image, Screener};
+pub use screener::{Heat, Image, Screener};
 pub use shard::Shard;
-pub use windows::{Budget, Choice, Glanced, Left, Looked, Plan, log_odds};
+pub use votes::Votes;
+pub use windows::{Budget, Choice, Glanced, Place, Plan, log_odds};

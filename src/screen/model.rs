@@ -6,7 +6,7 @@ use panscreen_envs::metrics::calibration::Scaling;
 
 use super::{Choice, ScreenSettings, Screener};
 use crate::backend::{Inner, TrainBackend};
-use crate::config::{self, Config, Select};
+use crate::config::{self, Config, ScreenConfig, Select};
 use crate::error::{Error, Result};
 use crate::run::CheckpointStore;
 use crate::run::progress::Observer;
@@ -23,6 +23,8 @@ pub struct Model<B: TrainBackend> {
     pub threshold: f32,
     /// What the run knows about its operating points, where its training came to an end.
     pub operating: Option<Operating>,
+    /// How the scans were screened that the operating points were measured on.
+    measured: ScreenConfig,
     /// BLAKE3 of both weight files.
     pub hash: String,
     /// BLAKE3 of Focus's weights alone: the same for all that share one.
@@ -32,7 +34,10 @@ pub struct Model<B: TrainBackend> {
 
 impl<B: TrainBackend> Model<B> {
     pub fn open(run: &Path, overrides: &[String], device: &B::Device, observer: &dyn Observer) -> Result<Self> {
-        let config = config::load(&run.join("config.toml"), overrides)?;
+        let file = run.join("config.toml");
+        let config = config::load(&file, overrides)?;
+        // Measured without a gate and without a budget, whatever the run screens with.
+        let measured = ScreenConfig { gate: false, budget_windows: None, budget_seconds: None, ..config::load(&file, &[])?.screen };
         let store = CheckpointStore::read_only(&run.join("checkpoints"));
         let checkpoint = match store.best()? {
             Some((_, best)) => best,
@@ -52,7 +57,7 @@ impl<B: TrainBackend> Model<B> {
             config::Threshold::Word(_) => state.operating_point.map_or(0.5, |p| p.threshold),
         };
         let operating = Operating::read(run, checkpoint.step);
-        Ok(Model { screener: screener(&learner, &config), config, threshold, operating, hash, focus_hash, step: checkpoint.step })
+        Ok(Model { screener: screener(&learner, &config), config, threshold, operating, measured, hash, focus_hash, step: checkpoint.step })
     }
 
     /// How to screen with `choice`; what the run's own settings choose where it is `None`.
@@ -62,11 +67,24 @@ impl<B: TrainBackend> Model<B> {
             let what = "what is known about operating points is written when a training ends; let this run come to its end";
             self.operating.as_ref().ok_or_else(|| Error::Usage(format!("the run has no operating.json of this checkpoint; {what}")))
         };
+        let mut guarantee = None;
         let choice = match (choice, screen.select, screen.keep_fraction, screen.guaranteed_recall) {
             (Some(choice), ..) => choice,
             (None, Select::All, ..) => Choice::All,
-            (None, Select::Glance, Some(share), _) => Choice::Best(share),
-            (None, Select::Glance, None, Some(recall)) => known()?.losses.guarantee(recall)?.choice(),
+            (None, Select::Glance, Some(_), Some(_)) => {
+                let text = "`screen.keep_fraction` and `screen.guaranteed_recall` both choose the windows; set one of them to \"none\"";
+                return Err(Error::Usage(text.into()));
+            }
+            (None, Select::Glance, Some(share), None) => Choice::Best(share),
+            (None, Select::Glance, None, Some(recall)) => {
+                if let Some(key) = differing(&screen, &self.measured) {
+                    return Err(Error::Usage(format!(
+                        "a recall of {recall} can't be guaranteed with this `screen.{key}`: the validation scans were screened with another; leave it \
+                         as the run has it (a gate and a budget out), or leave the guarantee out"
+                    )));
+                }
+                guarantee.insert(known()?.losses.guarantee(recall)?).choice()
+            }
             (None, Select::Glance, None, None) => Choice::Above(self.threshold),
         };
         let gate = match screen.gate {
@@ -79,6 +97,35 @@ impl<B: TrainBackend> Model<B> {
             })?),
         };
         let scaling = self.operating.as_ref().map_or(Scaling::IDENTITY, |o| o.calibration.scaling);
-        Ok(ScreenSettings { prepare: setup::prepare_config(&self.config), screen, choice, scaling, gate })
+        Ok(ScreenSettings { prepare: setup::prepare_config(&self.config), screen, choice, scaling, gate, guarantee })
+    }
+}
+
+/// The first setting in which two ways to screen differ that can change what is found in the windows chosen.
+fn differing(a: &ScreenConfig, b: &ScreenConfig) -> Option<String> {
+    // How the windows are chosen is the guarantee's; the rest of these changes no finding on the prepared grid.
+    const FREE: [&str; 8] = ["threshold", "recall", "most_windows", "select", "keep_fraction", "guaranteed_recall", "restore", "batch"];
+    let [a, b] = [a, b].map(|c| serde_json::to_value(c).unwrap_or_default());
+    let mut keys = a.as_object().into_iter().flatten().map(|(key, value)| (key.as_str(), value));
+    keys.find(|(key, value)| !FREE.contains(key) && b.get(key) != Some(value)).map(|(key, _)| key.to_owned())
+}
+
+#[test]
+fn what_was_measured_is_told_from_other_ways_to_screen() {
+    let own = ScreenConfig::default();
+    let changed = |change: fn(&mut ScreenConfig)| {
+        let mut other = own.clone();
+        change(&mut other);
+        differing(&other, &own)
+    };
+    assert_eq!(changed(|s| (s.guaranteed_recall, s.batch, s.recall) = (Some(0.9), 64, 0.5)), None);
+    for (change, key) in [
+        ((|s| s.gate = true) as fn(&mut ScreenConfig), "gate"),
+        (|s| s.budget_windows = Some(3), "budget_windows"),
+        (|s| s.overlap = 0.25, "overlap"),
+        (|s| s.mask_threshold = 0.7, "mask_threshold"),
+        (|s| s.scales = vec![1, 2], "scales"),
+    ] {
+        assert_eq!(changed(change).as_deref(), Some(key));
     }
 }

@@ -13,13 +13,13 @@ use panscreen_envs::volume::Geometry;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::cache::{FocusCache, Votes};
+use super::cache::FocusCache;
 use super::point::{PointResult, Share, figure};
 use crate::backend::{TrainBackend, Work};
 use crate::config::{Config, Decoder, ScreenConfig};
 use crate::error::{Error, Result};
 use crate::run::Observer;
-use crate::screen::{Budget, Choice, Glanced, Image, Model, Plan, lesions};
+use crate::screen::{Budget, Choice, Glanced, Image, Model, Plan, Votes, lesions};
 use crate::setup;
 
 /// At which operating points each point is judged.
@@ -147,8 +147,8 @@ fn look<B: TrainBackend>(model: &Model<B>, cases: Vec<Case>, cache: &FocusCache,
     let mut seen = Vec::with_capacity(store.cases().len());
     for i in 0..store.cases().len() {
         let case = store.load(i)?;
-        // Windows are chosen here, not by the run's own decoder.
-        let config = ScreenConfig { decode: Some(Decoder::Threshold), ..model.config.screen.clone() };
+        // Windows are chosen here, not by the run's own decoder, and are of one size.
+        let config = ScreenConfig { decode: Some(Decoder::Threshold), scales: vec![1], ..model.config.screen.clone() };
         let plan = model.screener.plan(case.scan.shape, &config);
         let image = Image { data: &case.scan.image, channels: case.scan.channels, shape: case.scan.shape };
         let glanced = model.screener.glance(image, &plan)?;

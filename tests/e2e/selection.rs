@@ -48,6 +48,11 @@ fn a_whole_scan_glance_learns_on_a_finished_focus_and_screens() {
     let operating: Value = serde_json::from_slice(&world.read("whole/operating.json")).unwrap();
     assert_eq!((&operating["step"], operating["curve"].as_array().unwrap().is_empty()), (&trained["best"]["step"], false), "{operating}");
     assert!(operating["calibration"]["ece"].is_number() && operating["left"]["estimated"].is_number(), "{operating}");
+    // Another process has not seen the scans: it lets the networks look again, and measures the same.
+    let before = world.read("whole/operating.json");
+    std::fs::remove_file(world.path("whole/operating.json")).unwrap();
+    world.ok(&train);
+    assert!(world.read("whole/operating.json") == before);
     // Cut in the middle of the second stage, the run goes on to the same end, whatever the number of threads.
     let repeated: Vec<&str> = train.iter().map(|a| if *a == "whole" { "cut" } else { a }).chain(["--threads", "1"]).collect();
     world.ok(&repeated);
@@ -76,12 +81,78 @@ fn a_whole_scan_glance_learns_on_a_finished_focus_and_screens() {
     let refused = world.run(&["screen", SCAN, "--model", "whole", "--out", "sure", "--recall", "0.99", "--quiet"]);
     assert_eq!(refused.code, 2, "{}", refused.err);
     assert!(refused.err.contains("a recall of 0.99 can't be guaranteed: that needs 99 validation scans"), "{}", refused.err);
+    // Where there are scans enough, the promise stands in the record and in the summary. Other ways to screen are not what it is about.
+    let path = world.path("whole/operating.json");
+    let mut known = operating.clone();
+    let scan = serde_json::json!({ "everywhere": [1, 0, 1], "kept": [[0, 0, 1], [1, 0, 1]] });
+    known["losses"] = serde_json::json!({ "thresholds": [0.9, 0.1], "scans": vec![scan; 19] });
+    std::fs::write(&path, known.to_string()).unwrap();
+    let sure = ["screen", SCAN, "--model", "whole", "--out", "sure", "--recall", "0.95", "--quiet", "--no-preview"];
+    let summary = world.json(0, &sure);
+    let guarantee = &record(&world, "sure")["guarantee"];
+    assert_eq!(
+        (guarantee["recall"].as_f64(), guarantee["scans"].as_u64(), guarantee["threshold"].as_f64()),
+        (Some(0.95), Some(19), Some(0.1))
+    );
+    assert_eq!(
+        (&guarantee["classes"][0]["holds"], &guarantee["classes"][1]["scans"]),
+        (&Value::from(true), &Value::from(0)),
+        "{guarantee}"
+    );
+    assert_eq!(&summary["guarantee"], guarantee);
+    assert!(world.ok(&sure).contains("recall 0.95 of what Focus everywhere finds is guaranteed on scans like the 19 calibration scans"));
+    assert!(free["guarantee"].is_null());
+    for (other, key) in [("--gate", "gate"), ("--budget-windows=3", "budget_windows"), ("screen.overlap=0.25", "overlap")] {
+        let refused = world.run(&[&sure[..], &[other]].concat());
+        let expected = format!("a recall of 0.95 can't be guaranteed with this `screen.{key}`");
+        assert!(refused.code == 2 && refused.err.contains(&expected), "{}", refused.err);
+    }
+    std::fs::write(&path, operating.to_string()).unwrap();
+
+    // Focus everywhere under a budget leaves something too.
+    let all = screen("all", &["--select", "all", "--budget-windows", "3"]);
+    let total = all["windows"]["total"].as_u64().unwrap();
+    assert_eq!((&all["windows"]["kept"], &all["windows"]["left"]["windows"]), (&Value::from(3), &Value::from(total - 3)), "{all}");
+    // Wider windows are for findings longer than a window; the setting changes nothing else.
+    let wide = screen("wide", &["--threshold", "0", "screen.scales=[1, 2]"]);
+    assert_eq!(wide["windows"]["kept"].as_u64(), free["windows"]["kept"].as_u64().map(|n| n + wide["windows"]["wide"].as_u64().unwrap()));
+
     let gate = world.run(&["screen", SCAN, "--model", "whole", "--out", "gated", "--gate", "--quiet", "--no-preview"]);
     if operating["gate"].is_null() {
         assert!(gate.code == 2 && gate.err.contains("the run has no gate"), "{}", gate.err);
     } else {
         assert!(gate.code == 0 && record(&world, "gated")["windows"]["gated"].is_u64(), "{}", gate.err);
     }
+}
+
+#[test]
+fn a_second_look_at_a_finer_grid_is_taught_and_counted() {
+    let world = World::trained();
+    let glance = "glance={ kind = \"whole_scan\", widths = [4, 8], blocks = [1, 1], spacing_mm = 10.0, second_spacing_mm = 5.0 }";
+    let train = |out: &str, more: &[&str]| {
+        let shared =
+            ["stages=[\"selection\"]", "init_from=runs/tiny", "selection.fresh_glance=true", "selection.steps=3", "loss.cell_weight=1"];
+        let own = ["env.group=volume", "data.spacing_mm=[5, 5, 5]", "train.keep_checkpoints=9", "train.checkpoint_every=2"];
+        world.json(0, &[&["train", "tiny.toml", "--quiet", "--out", out, glance], &shared[..], &own, more].concat())
+    };
+    train("twice", &[]);
+    let log = world.log("twice");
+    assert!(log.lines().all(|l| l.contains("losses/glance_second_look")), "{log}");
+    train("again", &["--threads", "1"]);
+    world.same_run("twice", "again");
+
+    let screen = |out: &str, more: &[&str]| {
+        world.ok(&[&["screen", SCAN, "--model", "twice", "--out", out, "--quiet", "--no-preview"], more].concat());
+        record(&world, out)
+    };
+    let found = screen("found", &[]);
+    let steps: Vec<&str> = found["costs"].as_array().unwrap().iter().map(|c| c["step"].as_str().unwrap()).collect();
+    assert_eq!(steps, ["read", "prepare", "glance", "second glance", "focus", "restore"]);
+    assert!(found["windows"]["read_again"].as_u64() > Some(0), "{found}");
+    assert!(screen("all", &["--select", "all"])["windows"]["read_again"].is_null());
+
+    let untaught = world.run(&["train", "tiny.toml", "--quiet", "--out", "none", glance]);
+    assert!(untaught.code == 2 && untaught.err.contains("nothing else teaches the second look"), "{}", untaught.err);
 }
 
 #[test]

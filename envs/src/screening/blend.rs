@@ -45,33 +45,53 @@ impl Blend {
 
     /// Let the window at `start` vote `values` (`[window]`) with `weight` times its importance.
     pub fn add(&mut self, start: [usize; 3], values: &[f32], weight: f32) {
-        self.vote(start, weight, |i| values[i]);
+        let Blend { shape, window, importance, sum, weight: weights } = self;
+        vote(*shape, *window, start, |i| (importance[i] * weight, values[i]), sum, weights);
     }
 
     /// Let the window at `start` vote one value for all its voxels. 0 is "nothing here": how a window that Glance rejected keeps
     /// its say in the denominator.
     pub fn add_constant(&mut self, start: [usize; 3], value: f32, weight: f32) {
-        self.vote(start, weight, |_| value);
+        let Blend { shape, window, importance, sum, weight: weights } = self;
+        vote(*shape, *window, start, |i| (importance[i] * weight, value), sum, weights);
     }
 
-    fn vote(&mut self, start: [usize; 3], weight: f32, value: impl Fn(usize) -> f32) {
-        let row = self.window[2].min(self.shape[2] - start[2]);
-        for x in 0..self.window[0].min(self.shape[0] - start[0]) {
-            for y in 0..self.window[1].min(self.shape[1] - start[1]) {
-                let here = (x * self.window[1] + y) * self.window[2];
-                let there = ((start[0] + x) * self.shape[1] + start[1] + y) * self.shape[2] + start[2];
-                for z in 0..row {
-                    let w = self.importance[here + z] * weight;
-                    self.sum[there + z] += w * value(here + z);
-                    self.weight[there + z] += w;
-                }
-            }
-        }
+    /// Let a window of another size vote: `values` and `importance` are `[window]`.
+    pub fn add_sized(&mut self, start: [usize; 3], window: [usize; 3], importance: &[f32], values: &[f32]) {
+        vote(self.shape, window, start, |i| (importance[i], values[i]), &mut self.sum, &mut self.weight);
     }
 
     /// The weighted mean per voxel, `[X][Y][Z]`.
-    pub fn finish(self) -> Vec<f32> {
+    pub fn mean(&self) -> Vec<f32> {
         self.sum.iter().zip(&self.weight).map(|(&s, &w)| if w > 0.0 { s / w } else { 0.0 }).collect()
+    }
+
+    /// [`mean`](Self::mean), at the end.
+    pub fn finish(self) -> Vec<f32> {
+        self.mean()
+    }
+}
+
+/// Add (weight, value) of each voxel of a window, as far as it lies inside the scan.
+fn vote(
+    shape: [usize; 3],
+    window: [usize; 3],
+    start: [usize; 3],
+    of_voxel: impl Fn(usize) -> (f32, f32),
+    sum: &mut [f32],
+    weight: &mut [f32],
+) {
+    let extent: [usize; 3] = std::array::from_fn(|a| window[a].min(shape[a].saturating_sub(start[a])));
+    for x in 0..extent[0] {
+        for y in 0..extent[1] {
+            let here = (x * window[1] + y) * window[2];
+            let there = ((start[0] + x) * shape[1] + start[1] + y) * shape[2] + start[2];
+            for z in 0..extent[2] {
+                let (w, value) = of_voxel(here + z);
+                sum[there + z] += w * value;
+                weight[there + z] += w;
+            }
+        }
     }
 }
 
@@ -156,5 +176,16 @@ mod tests {
         blend.add([0, 0, 0], &[0.8, 0.8], 1.0);
         blend.add_constant([0, 0, 1], 0.0, 1.0);
         assert_eq!(blend.finish(), [0.8, 0.4, 0.0]);
+    }
+
+    #[test]
+    fn windows_of_two_sizes_vote_together() {
+        let mut blend = Blend::new([1, 1, 4], [1, 1, 2], flat([1, 1, 2]));
+        blend.add([0, 0, 0], &[0.8, 0.8], 1.0);
+        blend.add_sized([0, 0, 1], [1, 1, 6], &[1.0, 3.0, 1.0, 1.0, 1.0, 1.0], &[0.4; 6]);
+        let mean = blend.mean();
+        assert_eq!(mean[0], 0.8);
+        assert!((mean[1] - 0.6).abs() < 1e-6 && mean[2..].iter().all(|p| (p - 0.4).abs() < 1e-6), "{mean:?}");
+        assert_eq!(blend.finish(), mean);
     }
 }

@@ -1,9 +1,13 @@
 //! A whole scan at a coarse grid, and what a heat map on it says about windows.
 
 use super::scan::Scan;
+use super::windows::cut;
 
 /// Share of a cell's voxels from which a lesion fills it, as far as its target goes.
 const FULL: f32 = 0.125;
+
+/// Share of a part's sides, about its middle, whose cells count as read: what lies at its faces was read without its surroundings.
+const WELL_READ: f64 = 0.75;
 
 /// How the cells of a heat map lie on a scan: `factor` voxels of the scan are one coarse voxel, `stride` coarse voxels one cell, along each axis.
 /// The last cells may reach beyond the scan.
@@ -24,6 +28,24 @@ pub struct Reading {
     pub discount: f32,
     /// Its log-odds less the discount.
     pub log_odds: f32,
+}
+
+/// A box of whole cells, read by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// First cell.
+    pub start: [usize; 3],
+    /// Cells along each axis.
+    pub cells: [usize; 3],
+}
+
+impl Part {
+    /// The numbers of its cells among those of a grid of `all` cells, in order.
+    fn numbers(self, all: [usize; 3]) -> impl Iterator<Item = usize> {
+        let [x, y, z] = self.start;
+        let [nx, ny, nz] = self.cells;
+        (x..x + nx).flat_map(move |x| (y..y + ny).flat_map(move |y| (z..z + nz).map(move |z| (x * all[1] + y) * all[2] + z)))
+    }
 }
 
 impl CellGrid {
@@ -62,6 +84,84 @@ impl CellGrid {
             }
         }
         out
+    }
+
+    /// The cells that a window centred on `voxel` would span, pushed back inside the grid. All parts of one window are of one size.
+    pub fn part(&self, voxel: [usize; 3], window: [usize; 3]) -> Part {
+        let (cell, all) = (self.cell(), self.cells());
+        let cells: [usize; 3] = std::array::from_fn(|a| window[a].div_ceil(cell[a]).min(all[a]));
+        let start = std::array::from_fn(|a| (voxel[a] / cell[a]).saturating_sub(cells[a] / 2).min(all[a] - cells[a]));
+        Part { start, cells }
+    }
+
+    /// [`pool`](Self::pool) of `part` alone, `[C][its coarse voxels]`.
+    pub fn pool_part(&self, image: &[f32], channels: usize, part: Part) -> Vec<f32> {
+        let cell = self.cell();
+        let shape: [usize; 3] = std::array::from_fn(|a| part.cells[a] * cell[a]);
+        let mut voxels = vec![0.0; channels * shape.iter().product::<usize>()];
+        cut(image, channels, self.shape, std::array::from_fn(|a| part.start[a] * cell[a]), shape, 0.0, &mut voxels);
+        CellGrid { shape, ..*self }.pool(&voxels, channels)
+    }
+
+    /// `values` of all cells in `part`.
+    pub fn of_part<T: Copy>(&self, values: &[T], part: Part) -> Vec<T> {
+        part.numbers(self.cells()).map(|i| values[i]).collect()
+    }
+
+    /// Parts of `fine`, each of the size of a window, around the hottest cells of `heat`: first the hottest, then the hottest that no part reads, until
+    /// there are `most` or all is read.
+    pub fn hottest_parts(&self, heat: &[f32], fine: &CellGrid, window: [usize; 3], most: usize) -> Vec<Part> {
+        let side = fine.cell();
+        let reads = |part: &Part, voxel: [usize; 3]| {
+            (0..3).all(|a| {
+                let (half, all) = (part.cells[a] as f64 / 2.0, fine.cells()[a]);
+                let off = (voxel[a] as f64 + 0.5) / side[a] as f64 - part.start[a] as f64 - half;
+                // Beyond the scan's own faces there are no surroundings to miss.
+                let whole = if off < 0.0 { part.start[a] == 0 } else { part.start[a] + part.cells[a] == all };
+                off.abs() <= if whole { half } else { half * WELL_READ }
+            })
+        };
+        let mut order: Vec<usize> = (0..heat.len()).collect();
+        order.sort_by(|&a, &b| heat[b].total_cmp(&heat[a]));
+        let mut parts: Vec<Part> = Vec::new();
+        for cell in order {
+            if parts.len() == most {
+                break;
+            }
+            let voxel = self.middle(cell);
+            if !parts.iter().any(|part| reads(part, voxel)) {
+                parts.push(fine.part(voxel, window));
+            }
+        }
+        parts
+    }
+
+    /// The voxel in the middle of cell number `cell`, inside the scan.
+    pub fn middle(&self, cell: usize) -> [usize; 3] {
+        let (side, [_, my, mz]) = (self.cell(), self.cells());
+        let place = [cell / (my * mz), cell / mz % my, cell % mz];
+        std::array::from_fn(|a| (place[a] * side[a] + side[a] / 2).min(self.shape[a].saturating_sub(1)))
+    }
+
+    /// `heat` of this grid on the cells of `fine`: what was read of each part (`[cells]`) in its place, of parts that overlap that whose middle is
+    /// nearest, and elsewhere what the cell of this grid says that lies over it.
+    pub fn refine(&self, heat: &[f32], fine: &CellGrid, parts: &[(Part, Vec<f32>)]) -> Vec<f32> {
+        let (cell, [_, my, mz]) = (self.cell(), self.cells());
+        let over = |v: [usize; 3]| ((v[0] / cell[0]) * my + v[1] / cell[1]) * mz + v[2] / cell[2];
+        let all = fine.cells();
+        let mut refined: Vec<f32> = (0..all.iter().product()).map(|i| heat[over(fine.middle(i))]).collect();
+        let mut nearest = vec![f32::INFINITY; refined.len()];
+        for (part, read) in parts {
+            let off = |a: usize, i: usize| ((i - part.start[a]) as f32 + 0.5) * 2.0 / part.cells[a] as f32 - 1.0;
+            for (i, &value) in part.numbers(all).zip(read) {
+                let place = [i / (all[1] * all[2]), i / all[2] % all[1], i % all[2]];
+                let distance = (0..3).map(|a| off(a, place[a]).powi(2)).sum::<f32>();
+                if distance < nearest[i] {
+                    (nearest[i], refined[i]) = (distance, value);
+                }
+            }
+        }
+        refined
     }
 
     /// What each cell is taught, 0 to 1: how much lesion it holds, full from an eighth of its voxels on.
@@ -211,5 +311,52 @@ mod tests {
     fn mirrors() {
         assert_eq!(mirror(&[1.0, 2.0, 3.0, 4.0], [1, 2, 2], [false, true, false]), [3.0, 4.0, 1.0, 2.0]);
         assert_eq!(mirror(&[1.0, 2.0, 3.0, 4.0], [1, 2, 2], [true, false, true]), [2.0, 1.0, 4.0, 3.0]);
+    }
+
+    const FINE: CellGrid = CellGrid { factor: [1, 1, 1], ..GRID };
+
+    #[test]
+    fn a_part_is_pooled_as_the_whole_is() {
+        let image: Vec<f32> = (0..120).map(|i| ((i * 37) % 101) as f32).collect();
+        for grid in [GRID, FINE] {
+            let (whole, coarse) = (grid.pool(&image, 2), grid.coarse());
+            for voxel in [[0, 0, 0], [4, 3, 2], [2, 1, 1]] {
+                let part = grid.part(voxel, [2, 2, 2]);
+                let (start, size) = (part.start.map(|s| s * grid.stride), part.cells.map(|n| n * grid.stride));
+                let mut expected = vec![0.0; 2 * size.iter().product::<usize>()];
+                cut(&whole, 2, coarse, start, size, f32::NAN, &mut expected);
+                assert_eq!(grid.pool_part(&image, 2, part), expected, "{voxel:?}");
+            }
+        }
+        // A part that would reach beyond the grid is pushed back; one larger than the grid is the grid.
+        assert_eq!(FINE.part([4, 3, 2], [4, 2, 2]), Part { start: [1, 1, 1], cells: [2, 1, 1] });
+        assert_eq!(FINE.part([4, 3, 2], [50; 3]), Part { start: [0; 3], cells: [3, 2, 2] });
+    }
+
+    #[test]
+    fn parts_lie_around_the_hottest_cells_that_no_part_reads() {
+        let coarse = CellGrid { shape: [1, 1, 64], factor: [1, 1, 4], stride: 1 };
+        let fine = CellGrid { factor: [1, 1, 2], ..coarse };
+        let mut heat = vec![-5.0; 16];
+        (heat[6], heat[7], heat[8], heat[13]) = (3.0, 2.0, 1.0, 0.0);
+        // Of a part of eight fine cells around voxel 26, the middle six count as read: voxels 20 to 31.
+        let parts = coarse.hottest_parts(&heat, &fine, [1, 1, 16], 3);
+        let starts: Vec<usize> = parts.iter().map(|p| p.start[2]).collect();
+        assert_eq!((starts, parts[0].cells), (vec![9, 13, 23], [1, 1, 8]), "cells 6 (and 7 with it), 8, 13");
+        assert_eq!(coarse.hottest_parts(&heat, &fine, [1, 1, 16], 1), parts[..1]);
+        // One part that holds the whole scan reads all of it.
+        assert_eq!(coarse.hottest_parts(&heat, &fine, [1, 1, 64], 9).len(), 1);
+    }
+
+    #[test]
+    fn what_was_read_again_replaces_the_cell_over_it() {
+        let coarse = CellGrid { shape: [1, 1, 11], factor: [1, 1, 4], stride: 1 };
+        let fine = CellGrid { factor: [1, 1, 2], ..coarse };
+        let part = |start: usize| Part { start: [0, 0, start], cells: [1, 1, 3] };
+        assert_eq!(coarse.refine(&[1.0, 2.0, 3.0], &fine, &[]), [1.0, 1.0, 2.0, 2.0, 3.0, 3.0]);
+        let read = [(part(0), vec![10.0, 11.0, 12.0]), (part(2), vec![20.0, 21.0, 22.0])];
+        // Cell 2 lies at the faces of both parts: the first keeps it.
+        assert_eq!(coarse.refine(&[1.0, 2.0, 3.0], &fine, &read), [10.0, 11.0, 12.0, 21.0, 22.0, 3.0]);
+        assert_eq!(fine.of_part(&[0, 1, 2, 3, 4, 5], part(2)), [2, 3, 4]);
     }
 }

@@ -59,6 +59,27 @@ pub fn cut<T: Copy>(scan: &[T], channels: usize, shape: [usize; 3], start: [usiz
     }
 }
 
+/// Values at voxels `scale` times as long as the scan's (`[window]`), on the scan's voxels, `[window * scale]`: linear between the middles of the
+/// long voxels, and constant beyond the outermost.
+pub fn enlarge(values: &[f32], window: [usize; 3], scale: usize) -> Vec<f32> {
+    let mut shape = window;
+    (0..3).fold(values.to_vec(), |values, a| {
+        let (length, after) = (shape[a], shape[a + 1..].iter().product::<usize>());
+        shape[a] *= scale;
+        let mut out = Vec::with_capacity(values.len() * scale);
+        for plane in values.chunks_exact((length * after).max(1)) {
+            for i in 0..length * scale {
+                let at = ((i as f32 + 0.5) / scale as f32 - 0.5).clamp(0.0, (length - 1) as f32);
+                let (low, part) = (at as usize, at.fract());
+                let high = (low + 1).min(length - 1);
+                let row = |n: usize| &plane[n * after..(n + 1) * after];
+                out.extend(row(low).iter().zip(row(high)).map(|(l, h)| l + (h - l) * part));
+            }
+        }
+        out
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,5 +124,25 @@ mod tests {
         assert_eq!(out[..4], [8, 9, 9, 9]);
         cut(&scan, 1, [2, 2, 2], [0, 0, 0], [2, 2, 3], 0, &mut out);
         assert_eq!(out, [1, 2, 0, 3, 4, 0, 5, 6, 0, 7, 8, 0]);
+    }
+
+    #[test]
+    fn enlarging_keeps_linear_ramps_where_they_are() {
+        // A ramp over the scan, taken at long voxels and brought back: the same inside, constant from the outermost middles on.
+        let (window, scale) = ([3, 2, 4], 2);
+        let ramp = |p: [f32; 3]| p[0] + 10.0 * p[1] + 100.0 * p[2];
+        let places = |shape: [usize; 3]| {
+            (0..shape.iter().product()).map(move |i: usize| [i / (shape[1] * shape[2]), i / shape[2] % shape[1], i % shape[2]])
+        };
+        let middle = |i: usize| (i as f32 + 0.5) * scale as f32 - 0.5;
+        let long: Vec<f32> = places(window).map(|p| ramp(p.map(middle))).collect();
+        let out = enlarge(&long, window, scale);
+        let shape = window.map(|n| n * scale);
+        assert_eq!(out.len(), shape.iter().product::<usize>());
+        for (p, found) in places(shape).zip(&out) {
+            let expected = ramp(std::array::from_fn(|a| (p[a] as f32).clamp(middle(0), middle(window[a] - 1))));
+            assert!((found - expected).abs() < 1e-3, "{p:?}: {found}, expected {expected}");
+        }
+        assert_eq!(enlarge(&[0.3, 0.7], [1, 2, 1], 1), [0.3, 0.7]);
     }
 }

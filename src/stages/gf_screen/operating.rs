@@ -9,18 +9,21 @@ use panscreen_envs::metrics::conformal::{risk_control, scans_needed, smallest_ri
 use panscreen_envs::metrics::{Matching, match_lesions};
 use panscreen_envs::screening::cached::{SIZE_CLASSES, size_class};
 use panscreen_envs::screening::gate::{FEATURES, Gate, findings};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::validate::{OperatingPoint, Seen, candidates};
-use crate::backend::InferBackend;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::screen::{Choice, Screener, log_odds};
+use crate::screen::{Choice, ClassGuarantee, Guarantee, log_odds};
 
 const FILE: &str = "operating.json";
 
 /// Bins of the expected calibration error.
 const BINS: usize = 15;
+
+/// The size classes in words, see [`size_class`].
+const CLASSES: [&str; SIZE_CLASSES] = ["below 1 mL", "1 to 10 mL", "from 10 mL"];
 
 /// Parts that the scans are dealt into, so that the gate judges no finding that taught it.
 const FOLDS: usize = 5;
@@ -91,86 +94,46 @@ pub struct GatePoint {
     pub false_findings_per_scan: f64,
 }
 
-/// What was promised, and on what grounds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Guarantee {
-    pub recall: f64,
-    /// Glance's threshold; `null`: only Focus everywhere keeps the promise.
-    pub threshold: Option<f32>,
-    /// Scans with lesions that it rests on.
-    pub scans: usize,
-    /// The size classes (below 1 mL, to 10 mL, above) for which it holds by themselves.
-    pub classes: [bool; SIZE_CLASSES],
+/// What there is to know about one scan.
+struct Measured {
+    losses: ScanLosses,
+    /// At each threshold, lesions found and windows that Focus saw.
+    at: Vec<(usize, usize)>,
+    lesions: usize,
+    /// Lesions expected outside everything that Focus saw at the operating point, and in all.
+    expected: (f64, f64),
+    /// Lesion voxels there, and in all.
+    voxels: (usize, usize),
 }
 
 impl Operating {
-    /// Measure `seen` at every threshold; `point` is the one in use.
-    pub fn measure<B: InferBackend>(
-        screener: &Screener<B>,
-        seen: &[Seen],
-        point: Option<&OperatingPoint>,
-        step: u64,
-        config: &Config,
-    ) -> Result<Self> {
+    /// Measure `seen` at every threshold; `point` is the one in use. No network runs: all that is needed has been seen.
+    pub fn measure(seen: &[Seen], point: Option<&OperatingPoint>, step: u64, config: &Config) -> Result<Self> {
         let thresholds = candidates(seen);
         let in_use = Choice::Above(point.map_or(0.5, |p| p.threshold));
-        let mut curve: Vec<OperatingPoint> = thresholds
-            .iter()
-            .map(|&threshold| OperatingPoint { threshold, relative_recall: 0.0, windows_kept: 0.0, scans: seen.len(), lesions: 0 })
-            .collect();
+        let calibration = Calibration::of(seen)?;
+        let measured =
+            seen.par_iter().map(|s| Measured::of(s, &thresholds, in_use, calibration.scaling, config)).collect::<Result<Vec<_>>>()?;
+        let sum = |of: &dyn Fn(&Measured) -> usize| measured.iter().map(of).sum::<usize>();
         let windows = seen.iter().map(|s| s.plan.grid).sum::<usize>().max(1) as f64;
-        let scaling = Calibration::of(seen);
-        let mut scans = Vec::with_capacity(seen.len());
-        let (mut found_everywhere, mut estimated, mut unseen_voxels, mut voxels) = (0_usize, 0.0, 0.0, 0.0);
-        for scan in seen {
-            // Which lesions are found; their order is that of the reference.
-            let hits = |choice| -> Result<(Vec<(usize, bool)>, usize)> {
-                let looked = scan.screen(screener, choice)?;
-                let matched = match_lesions(&scan.pair(&looked.probability, config)?, Matching::default());
-                let of = matched.lesions.iter().map(|l| (size_class(l.volume_ml), l.hit())).collect();
-                Ok((of, looked.windows_kept()))
-            };
-            let (everywhere, _) = hits(Choice::All)?;
-            let count = |of: &mut dyn Iterator<Item = usize>| {
-                let mut counts = [0; SIZE_CLASSES];
-                of.for_each(|c| counts[c] += 1);
-                counts
-            };
-            let mut kept = Vec::with_capacity(thresholds.len());
-            for (&threshold, point) in thresholds.iter().zip(&mut curve) {
-                let (now, looked_at) = hits(Choice::Above(threshold))?;
-                let both = everywhere.iter().zip(&now).filter(|(e, n)| e.1 && n.1).map(|(e, _)| e.0);
-                kept.push(count(&mut both.into_iter()));
-                point.windows_kept += looked_at as f64 / windows;
-                point.relative_recall += now.iter().filter(|n| n.1).count() as f64;
-                point.lesions += everywhere.len();
-            }
-            let everywhere = count(&mut everywhere.iter().filter(|e| e.1).map(|e| e.0));
-            found_everywhere += everywhere.iter().sum::<u32>() as usize;
-            scans.push(ScanLosses { everywhere, kept });
-
-            let looked = scan.screen(screener, in_use)?;
-            estimated += scan.plan.unseen(&scan.glanced, &looked, scaling.scaling) / seen.len() as f64;
-            let of_lesion = scan.scan.lesion_voxels();
-            let starts: Vec<[usize; 3]> = (0..scan.plan.starts.len()).filter(|&i| looked.kept[i]).map(|i| scan.plan.starts[i]).collect();
-            let outside = |&&v: &&u32| {
-                let p = scan.scan.position(v as usize);
-                !starts.iter().any(|s| (0..3).all(|a| p[a] >= s[a] && p[a] < s[a] + scan.plan.window[a]))
-            };
-            unseen_voxels += of_lesion.iter().filter(outside).count() as f64;
-            voxels += of_lesion.len() as f64;
-        }
-        curve
-            .iter_mut()
-            .for_each(|p| p.relative_recall = if found_everywhere == 0 { 1.0 } else { p.relative_recall / found_everywhere as f64 });
-        Ok(Operating {
-            step,
-            curve,
-            calibration: scaling,
-            losses: Losses { thresholds, scans },
-            left: LeftOut { estimated, measured: if voxels > 0.0 { unseen_voxels / voxels } else { 0.0 } },
-            gate: gate(screener, seen, in_use, config)?,
-        })
+        let found_everywhere = sum(&|m| m.losses.everywhere.iter().sum::<u32>() as usize);
+        let point = |(t, &threshold): (usize, &f32)| OperatingPoint {
+            threshold,
+            relative_recall: if found_everywhere == 0 { 1.0 } else { sum(&|m| m.at[t].0) as f64 / found_everywhere as f64 },
+            windows_kept: sum(&|m| m.at[t].1) as f64 / windows,
+            scans: seen.len(),
+            lesions: sum(&|m| m.lesions),
+        };
+        let curve = thresholds.iter().enumerate().map(point).collect();
+        let share = |part: f64, all: f64| if all > 0.0 { part / all } else { 0.0 };
+        // Over all scans together, as what was so: a scan without lesions has no share of its own.
+        let estimated = measured.iter().fold((0.0, 0.0), |sum, m| (sum.0 + m.expected.0, sum.1 + m.expected.1));
+        let left = LeftOut {
+            estimated: share(estimated.0, estimated.1),
+            measured: share(sum(&|m| m.voxels.0) as f64, sum(&|m| m.voxels.1) as f64),
+        };
+        let losses = Losses { thresholds, scans: measured.into_iter().map(|m| m.losses).collect() };
+        Ok(Operating { step, curve, calibration, losses, left, gate: gate(seen, in_use, config)? })
     }
 
     /// Of the checkpoint of `step`; `None` where the run folder has none of it.
@@ -185,13 +148,50 @@ impl Operating {
     }
 }
 
+impl Measured {
+    fn of(scan: &Seen, thresholds: &[f32], in_use: Choice, scaling: Scaling, config: &Config) -> Result<Self> {
+        // Which lesions are found, with their size classes; their order is that of the reference.
+        let hits = |choice| -> Result<(Vec<(usize, bool)>, usize)> {
+            let looked = scan.screen(choice);
+            let matched = match_lesions(&scan.pair(&looked.probability, config)?, Matching::default());
+            let of = matched.lesions.iter().map(|l| (size_class(l.volume_ml), l.hit())).collect();
+            Ok((of, looked.windows_kept()))
+        };
+        let count = |of: &mut dyn Iterator<Item = usize>| {
+            let mut counts = [0; SIZE_CLASSES];
+            of.for_each(|c| counts[c] += 1);
+            counts
+        };
+        let (everywhere, _) = hits(Choice::All)?;
+        let (mut kept, mut at) = (Vec::with_capacity(thresholds.len()), Vec::with_capacity(thresholds.len()));
+        for &threshold in thresholds {
+            let (now, looked_at) = hits(Choice::Above(threshold))?;
+            let both = everywhere.iter().zip(&now).filter(|(e, n)| e.1 && n.1).map(|(e, _)| e.0);
+            kept.push(count(&mut both.into_iter()));
+            at.push((now.iter().filter(|n| n.1).count(), looked_at));
+        }
+        let looked = scan.screen(in_use);
+        let covered = scan.plan.covered(&looked);
+        let [_, ny, nz] = scan.plan.shape;
+        let outside = scan.lesion_voxels.iter().map(|&v| v as usize).filter(|v| !covered([v / (ny * nz), v / nz % ny, v % nz])).count();
+        Ok(Measured {
+            lesions: everywhere.len(),
+            losses: ScanLosses { everywhere: count(&mut everywhere.iter().filter(|e| e.1).map(|e| e.0)), kept },
+            at,
+            expected: scan.plan.expected_unseen(&scan.glanced, &looked, scaling),
+            voxels: (outside, scan.lesion_voxels.len()),
+        })
+    }
+}
+
 impl Calibration {
-    fn of(seen: &[Seen]) -> Self {
+    fn of(seen: &[Seen]) -> Result<Self> {
         let (mut odds, mut happened) = (vec![], vec![]);
         for s in seen {
+            let scan = s.scan()?;
             let holds: Vec<bool> = match &s.glanced.heat {
-                Some((cells, _)) => cells.targets(&s.scan).into_iter().map(|t| t > 0.0).collect(),
-                None => s.plan.starts.iter().map(|&start| !s.scan.lesions_in(start, s.plan.window).is_empty()).collect(),
+                Some((cells, _)) => cells.targets(&scan).into_iter().map(|t| t > 0.0).collect(),
+                None => s.plan.starts.iter().map(|&start| !scan.lesions_in(start, s.plan.window).is_empty()).collect(),
             };
             let p = s.glanced.heat.as_ref().map_or(&s.glanced.windows, |(_, cells)| cells);
             odds.extend(p.iter().map(|&p| log_odds(p)));
@@ -203,13 +203,13 @@ impl Calibration {
         };
         let temperature = if odds.is_empty() { Scaling::IDENTITY } else { Scaling::temperature(&odds, &happened) };
         let scaling = Scaling::platt(&odds, &happened).unwrap_or(temperature);
-        Calibration {
+        Ok(Calibration {
             ece: ece(Scaling::IDENTITY),
             ece_temperature: ece(temperature),
             temperature: temperature.temperature,
             ece_scaled: ece(scaling),
             scaling,
-        }
+        })
     }
 }
 
@@ -238,37 +238,31 @@ impl Losses {
                 1.0 - smallest_risk(all.len())
             )));
         };
-        let mut classes = [false; SIZE_CLASSES];
-        for (c, holds) in classes.iter_mut().enumerate() {
-            if let Some(of_class) = risk_control(&of(c..c + 1), risk) {
-                setting = setting.max(of_class);
-                *holds = true;
-            }
+        let mut classes = Vec::with_capacity(SIZE_CLASSES);
+        for (c, name) in CLASSES.iter().enumerate() {
+            let of_class = of(c..c + 1);
+            let needs = risk_control(&of_class, risk);
+            setting = setting.max(needs.unwrap_or(0));
+            classes.push(ClassGuarantee { lesions: (*name).into(), scans: of_class.len(), holds: needs.is_some() });
         }
         Ok(Guarantee { recall, threshold: self.thresholds.get(setting).copied(), scans: all.len(), classes })
     }
 }
 
-impl Guarantee {
-    pub fn choice(&self) -> Choice {
-        self.threshold.map_or(Choice::All, Choice::Above)
-    }
-}
-
 /// A gate taught on the findings at the operating point. Its threshold keeps `screen.recall` of those that are lesions.
-fn gate<B: InferBackend>(screener: &Screener<B>, seen: &[Seen], choice: Choice, config: &Config) -> Result<Option<GateReport>> {
+fn gate(seen: &[Seen], choice: Choice, config: &Config) -> Result<Option<GateReport>> {
     let mut examples: Vec<(usize, [f64; FEATURES.len()], bool)> = vec![];
     for (fold, scan) in seen.iter().enumerate() {
-        let looked = scan.screen(screener, choice)?;
-        let (shape, voxels) = (scan.plan.shape, scan.lesion.len());
+        let looked = scan.screen(choice);
+        let (shape, lesion, image) = (scan.plan.shape, scan.lesion(), scan.scan()?);
         let voxel_ml = scan.spacing_mm.iter().product::<f64>() / 1000.0;
         let mask_threshold = config.screen.mask_threshold as f32;
-        let (runs, components, found) = findings(&looked.probability, &scan.scan.image[..voxels], shape, mask_threshold, voxel_ml);
+        let (runs, components, found) = findings(&looked.probability, &image.image[..lesion.len()], shape, mask_threshold, voxel_ml);
         let mut is_lesion = vec![false; found.len()];
         let mut number = 0;
         runs.for_each(|x, y, _, run| {
             let row = (x * shape[1] + y) * shape[2];
-            is_lesion[components.of_run[number] as usize - 1] |= scan.lesion[row + run.start as usize..row + run.end as usize].contains(&1);
+            is_lesion[components.of_run[number] as usize - 1] |= lesion[row + run.start as usize..row + run.end as usize].contains(&1);
             number += 1;
         });
         examples.extend(found.iter().zip(is_lesion).map(|(f, y)| (fold % FOLDS, f.features, y)));
@@ -308,7 +302,8 @@ mod tests {
     #[test]
     fn a_guarantee_holds_for_all_and_for_each_class_or_is_refused_in_a_sentence() {
         let found = losses(99).guarantee(0.99).unwrap();
-        assert_eq!((found.threshold, found.scans, found.classes), (Some(0.2), 99, [true, false, true]));
+        let classes: Vec<(usize, bool)> = found.classes.iter().map(|c| (c.scans, c.holds)).collect();
+        assert_eq!((found.threshold, found.scans, classes), (Some(0.2), 99, vec![(99, true), (0, false), (99, true)]));
         // Half of the lesions is enough for all together, but not for the small ones by themselves.
         assert_eq!(losses(20).guarantee(0.45).unwrap().threshold, Some(0.2));
         let large = Losses { scans: vec![ScanLosses { everywhere: [0, 0, 1], kept: vec![[0, 0, 1]; 2] }; 20], ..losses(0) };

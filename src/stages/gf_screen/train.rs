@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::learner::{Learner, Settings};
 use super::operating::Operating;
 use super::step::training_step;
-use super::validate::{OperatingPoint, Validation, look, validate};
+use super::validate::{OperatingPoint, Seen, Validation, look, validate};
 use crate::backend::{Inner, TrainBackend};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -117,25 +117,34 @@ pub fn train<B: TrainBackend>(run: &mut Run<B>) -> Result<Artifacts> {
     });
     run.observer.finish();
     judge_health(run, &settings, outcome.as_ref().err())?;
-    outcome?;
-    finish(run, learner, &checkpoints, &validation)
+    let best = outcome?;
+    finish(run, learner, &checkpoints, &validation, best)
 }
 
-/// Write down what there is to know about operating the best checkpoint, unless that has been done.
+/// The validation scans as the networks of a step saw them.
+pub type SeenAt<'s> = (u64, Vec<Seen<'s>>);
+
+/// Write down what there is to know about operating the best checkpoint, unless that has been done. `seen`: what this process has of the best
+/// validation; the networks look again where that was another's.
 pub fn finish<B: TrainBackend>(
     run: &Run<B>,
     mut learner: Learner<B>,
     checkpoints: &CheckpointStore,
     validation: &Store,
+    seen: Option<SeenAt>,
 ) -> Result<Artifacts> {
     let (_, best) = checkpoints.best()?.ok_or_else(|| Error::Usage("the run ended without a validation".into()))?;
     if Operating::read(run.folder.root(), best.step).is_none() {
         run.observer.phase("measure operating points", None);
-        learner.load_weights(best.dir())?;
-        let screener = screener(&learner, run.config);
-        let seen = look(&screener, validation, run.config)?;
+        let seen = match seen.filter(|(step, _)| *step == best.step) {
+            Some((_, seen)) => seen,
+            None => {
+                learner.load_weights(best.dir())?;
+                look(&screener(&learner, run.config), validation, run.config)?
+            }
+        };
         let point = State::read(&best)?.operating_point;
-        Operating::measure(&screener, &seen, point.as_ref(), best.step, run.config)?.write(run.folder.root())?;
+        Operating::measure(&seen, point.as_ref(), best.step, run.config)?.write(run.folder.root())?;
         run.observer.finish();
     }
     Ok(Artifacts { checkpoint: best.dir().to_owned(), scope: Scope::Whole })
@@ -200,8 +209,9 @@ fn prefetch<'s>(
     receiver
 }
 
+/// Train to the end; what the best validation saw, where this process made it.
 #[expect(clippy::too_many_arguments, reason = "the parts of a run, each used once")]
-fn steps<B: TrainBackend>(
+fn steps<'s, B: TrainBackend>(
     run: &Run<B>,
     settings: &Settings,
     env: &CropEnv,
@@ -209,10 +219,11 @@ fn steps<B: TrainBackend>(
     state: &mut State,
     checkpoints: &CheckpointStore,
     log: &mut MetricsLog,
-    validation: &Store,
+    validation: &'s Store,
     batches: Receiver<panscreen_envs::Result<Observation>>,
-) -> Result<()> {
+) -> Result<Option<SeenAt<'s>>> {
     let train = &run.config.train;
+    let mut best_seen = None;
     let mut recent = Recent::default();
     let due = |step: u64, every: usize| every > 0 && step.is_multiple_of(every as u64);
     while learner.step < settings.steps && !state.finished {
@@ -238,9 +249,12 @@ fn steps<B: TrainBackend>(
         let mut better = false;
         if validate_now {
             let clock = Instant::now();
-            let screener = screener(learner, run.config);
-            let result = validate(&screener, &look(&screener, validation, run.config)?, run.config)?;
+            let seen = look(&screener(learner, run.config), validation, run.config)?;
+            let result = validate(&seen, run.config)?;
             better = state.judge(step, &result, run.config);
+            if better {
+                best_seen = Some((step, seen));
+            }
             run.observer.message(&sentence(step, &result));
             values.extend(result.named());
             values.push(("time/validation_s", clock.elapsed().as_secs_f64().into()));
@@ -261,7 +275,7 @@ fn steps<B: TrainBackend>(
             return Err(Error::Stopped { step });
         }
     }
-    Ok(())
+    Ok(best_seen)
 }
 
 /// The networks as they are now, for screening.

@@ -1,12 +1,13 @@
 //! Validation on whole scans, through the code that screens; and the operating point that it gives.
 
-use std::cell::RefCell;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use panscreen_envs::dataset::Store;
 use panscreen_envs::metrics::Pair;
 use panscreen_envs::screening::Scan;
 use panscreen_envs::volume::Geometry;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::InferBackend;
@@ -14,11 +15,14 @@ use crate::config::{BestMetric, Config, Threshold};
 use crate::error::Result;
 use crate::evaluate::{CaseScore, Scores};
 use crate::run::Scalar;
-use crate::screen::{Budget, Choice, Glanced, Image, Looked, Plan, Screener, lesions};
+use crate::screen::{Budget, Choice, Glanced, Image, Looked, Plan, Screener, Votes, lesions};
 
 /// Shares of the windows that are tried as operating points: fine where it matters, up to half.
 const SHARES: [f64; 22] =
     [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.22, 0.25, 0.28, 0.32, 0.36, 0.4, 0.5, 1.0];
+
+/// The threshold where there is no window to choose one by.
+const NO_CANDIDATE: f32 = 0.5;
 
 /// Where Glance's threshold lies, and what was seen there on the validation scans.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,42 +75,86 @@ impl Validation {
     }
 }
 
-/// A scan with the network outputs that screening it has needed so far.
-pub struct Seen {
+/// A scan with all network outputs that screening it can need, at any operating point: no network runs again, and what is kept is small.
+pub struct Seen<'s> {
+    store: &'s Store,
+    index: usize,
     pub name: String,
-    pub scan: Arc<Scan>,
     pub spacing_mm: [f64; 3],
     pub plan: Plan,
     pub glanced: Glanced,
-    /// Focus on each window of the plan that somebody asked for.
-    focus: RefCell<Vec<Option<Vec<f32>>>>,
-    pub lesion: Vec<u8>,
+    /// Flat indices of the lesion voxels.
+    pub lesion_voxels: Vec<u32>,
+    /// Focus in the windows that a threshold of `lowest` or above asks for.
+    votes: Votes,
+    lowest: f32,
 }
 
-impl Seen {
-    /// Screen by `choice`; Focus runs on windows that nobody has asked for before.
-    pub fn screen<B: InferBackend>(&self, screener: &Screener<B>, choice: Choice) -> Result<Looked> {
-        let look = |numbers: &[usize]| -> Result<Vec<Vec<f32>>> {
-            let mut focus = self.focus.borrow_mut();
-            let new: Vec<usize> = numbers.iter().copied().filter(|&i| focus[i].is_none()).collect();
-            let starts: Vec<[usize; 3]> = new.iter().map(|&i| self.plan.starts[i]).collect();
-            for (i, p) in new.into_iter().zip(screener.focus(image(&self.scan), &starts)?) {
-                focus[i] = Some(p);
-            }
-            Ok(numbers.iter().filter_map(|&i| focus[i].clone()).collect())
+impl<'s> Seen<'s> {
+    /// Glance's view of scan number `index`; Focus has seen nothing yet.
+    fn glance<B: InferBackend>(screener: &Screener<B>, store: &'s Store, index: usize, config: &Config) -> Result<Self> {
+        let case = store.load(index)?;
+        let plan = screener.plan(case.scan.shape, &config.screen);
+        let glanced = screener.glance(image(&case.scan), &plan)?;
+        Ok(Seen {
+            store,
+            index,
+            name: case.scan.name.clone(),
+            spacing_mm: case.spacing_mm,
+            votes: Votes::of(&[], &plan, 0.0),
+            lowest: f32::INFINITY,
+            plan,
+            glanced,
+            lesion_voxels: case.scan.lesion_voxels().to_vec(),
+        })
+    }
+
+    /// Let Focus look at every window that a threshold of `lowest` or above, second looks and wider windows can ask for.
+    fn focus<B: InferBackend>(&mut self, screener: &Screener<B>, lowest: f32, config: &Config) -> Result<()> {
+        let from_queue = self.plan.queue(&self.glanced).into_iter().take_while(|q| q.1 > lowest).map(|q| q.0);
+        let free = from_queue.filter(|&w| w >= self.plan.grid);
+        let numbers: Vec<usize> = (0..self.plan.grid).chain(free).chain(self.plan.starts.len()..self.plan.count()).collect();
+        let scan = self.scan()?;
+        let looked: Vec<(usize, Vec<f32>)> = numbers.iter().copied().zip(screener.look(image(&scan), &self.plan, &numbers)?).collect();
+        (self.votes, self.lowest) = (Votes::of(&looked, &self.plan, config.screen.mask_threshold as f32), lowest);
+        Ok(())
+    }
+
+    /// The prepared scan.
+    pub fn scan(&self) -> Result<Arc<Scan>> {
+        Ok(self.store.load(self.index)?.scan)
+    }
+
+    /// Screen by `choice`. The probability is that of a screening wherever it is above the mask threshold, and at most that elsewhere. Nothing is known
+    /// below the lowest threshold that Focus was asked for.
+    pub fn screen(&self, choice: Choice) -> Looked {
+        assert!(!matches!(choice, Choice::Best(_)), "Focus was asked by thresholds, a share may need other windows");
+        let choice = match choice {
+            Choice::Above(threshold) => Choice::Above(threshold.max(self.lowest)),
+            other => other,
         };
-        self.plan.run(&self.glanced, choice, &Budget::default(), look)
+        let stored =
+            |numbers: &[usize]| -> Result<Vec<Vec<f32>>, Infallible> { Ok(numbers.iter().map(|&w| self.votes.window(w)).collect()) };
+        let Ok(looked) = self.plan.run(&self.glanced, choice, &Budget::default(), stored);
+        looked
+    }
+
+    /// 1 on lesion voxels, `[shape]`.
+    pub fn lesion(&self) -> Vec<u8> {
+        let mut lesion = vec![0; self.plan.shape.iter().product()];
+        self.lesion_voxels.iter().for_each(|&v| lesion[v as usize] = 1);
+        lesion
     }
 
     /// The mask of a blended probability against the labels.
     pub fn pair(&self, probability: &[f32], config: &Config) -> Result<Pair> {
         let geometry = Geometry::ras(self.plan.shape, self.spacing_mm, [0.0; 3]);
         let (mask, _) = lesions(probability, &geometry, config.screen.mask_threshold as f32, config.screen.min_component_ml);
-        Ok(Pair::new(&self.name, &self.lesion, &mask, self.plan.shape, self.spacing_mm)?)
+        Ok(Pair::new(&self.name, &self.lesion(), &mask, self.plan.shape, self.spacing_mm)?)
     }
 
-    fn judge<B: InferBackend>(&self, screener: &Screener<B>, choice: Choice, config: &Config) -> Result<(CaseScore, usize)> {
-        let looked = self.screen(screener, choice)?;
+    fn judge(&self, choice: Choice, config: &Config) -> Result<(CaseScore, usize)> {
+        let looked = self.screen(choice);
         let pair = self.pair(&looked.probability, config)?;
         Ok((CaseScore::of(&pair), looked.windows_kept()))
     }
@@ -116,25 +164,20 @@ fn image(scan: &Scan) -> Image<'_> {
     Image { data: &scan.image, channels: scan.channels, shape: scan.shape }
 }
 
-/// Glance's view of the scans of `store`.
-pub fn look<B: InferBackend>(screener: &Screener<B>, store: &Store, config: &Config) -> Result<Vec<Seen>> {
-    (0..store.cases().len())
-        .map(|i| {
-            let case = store.load(i)?;
-            let plan = screener.plan(case.scan.shape, &config.screen);
-            let glanced = screener.glance(image(&case.scan), &plan)?;
-            let lesion = case.scan.lesion.iter().map(|&n| (n > 0) as u8).collect();
-            let focus = RefCell::new(vec![None; plan.starts.len()]);
-            Ok(Seen { name: case.scan.name.clone(), plan, glanced, focus, lesion, spacing_mm: case.spacing_mm, scan: case.scan })
-        })
-        .collect()
+/// Both networks' view of the scans of `store`, a scan at a time: only what can matter of Focus's is kept, and no image.
+pub fn look<'s, B: InferBackend>(screener: &Screener<B>, store: &'s Store, config: &Config) -> Result<Vec<Seen<'s>>> {
+    let mut seen = (0..store.cases().len()).map(|i| Seen::glance(screener, store, i, config)).collect::<Result<Vec<_>>>()?;
+    let fixed = if let Threshold::Fixed(t) = config.screen.threshold { t as f32 } else { NO_CANDIDATE };
+    let lowest = candidates(&seen).last().map_or(fixed, |&least| least.min(fixed));
+    seen.iter_mut().try_for_each(|s| s.focus(screener, lowest, config))?;
+    Ok(seen)
 }
 
 /// Screen with Focus everywhere and with Glance and Focus, on the prepared grid, and find the operating point: the fewest windows with the
 /// wanted recall; where that needs more than `screen.most_windows`, the best recall within them.
-pub fn validate<B: InferBackend>(screener: &Screener<B>, seen: &[Seen], config: &Config) -> Result<Validation> {
-    let (everywhere, _) = judge_all(screener, seen, Choice::All, config)?;
-    let at = |threshold: f32| at(screener, seen, &everywhere, threshold, config);
+pub fn validate(seen: &[Seen], config: &Config) -> Result<Validation> {
+    let (everywhere, _) = judge_all(seen, Choice::All, config)?;
+    let at = |threshold: f32| at(seen, &everywhere, threshold, config);
     if let Threshold::Fixed(t) = config.screen.threshold {
         let (glance_focus, point) = at(t as f32)?;
         return Ok(Validation { glance_focus, everywhere, operating_point: OperatingPoint { scans: 0, lesions: 0, ..point } });
@@ -156,7 +199,7 @@ pub fn validate<B: InferBackend>(screener: &Screener<B>, seen: &[Seen], config: 
     }
     let (glance_focus, operating_point) = match chosen {
         Some(measured) => measured,
-        None => at(0.5)?,
+        None => at(NO_CANDIDATE)?,
     };
     Ok(Validation { glance_focus, everywhere, operating_point })
 }
@@ -177,22 +220,16 @@ pub fn candidates(seen: &[Seen]) -> Vec<f32> {
 }
 
 /// What Glance and Focus find at `threshold`.
-fn at<B: InferBackend>(
-    screener: &Screener<B>,
-    seen: &[Seen],
-    everywhere: &Scores,
-    threshold: f32,
-    config: &Config,
-) -> Result<(Scores, OperatingPoint)> {
-    let (summary, windows_kept) = judge_all(screener, seen, Choice::Above(threshold), config)?;
+fn at(seen: &[Seen], everywhere: &Scores, threshold: f32, config: &Config) -> Result<(Scores, OperatingPoint)> {
+    let (summary, windows_kept) = judge_all(seen, Choice::Above(threshold), config)?;
     let found = everywhere.lesions.hits;
     let relative_recall = if found == 0 { 1.0 } else { summary.lesions.hits as f64 / found as f64 };
     Ok((summary, OperatingPoint { threshold, relative_recall, windows_kept, scans: seen.len(), lesions: everywhere.lesions.lesions }))
 }
 
 /// Summary over all scans, and the share of the windows that Focus saw.
-fn judge_all<B: InferBackend>(screener: &Screener<B>, seen: &[Seen], choice: Choice, config: &Config) -> Result<(Scores, f64)> {
-    let judged = seen.iter().map(|s| s.judge(screener, choice, config)).collect::<Result<Vec<_>>>()?;
+fn judge_all(seen: &[Seen], choice: Choice, config: &Config) -> Result<(Scores, f64)> {
+    let judged = seen.par_iter().map(|s| s.judge(choice, config)).collect::<Result<Vec<_>>>()?;
     let (scores, kept): (Vec<CaseScore>, Vec<usize>) = judged.into_iter().unzip();
     let windows: usize = seen.iter().map(|s| s.plan.grid).sum();
     Ok((Scores::of(&scores.iter().collect::<Vec<_>>()), kept.iter().sum::<usize>() as f64 / windows.max(1) as f64))

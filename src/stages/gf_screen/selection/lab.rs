@@ -7,7 +7,7 @@ use panscreen_envs::dataset::Store;
 use panscreen_envs::rng::{RngExt, SliceRandom, Stream, stream};
 use panscreen_envs::screening::blend::gaussian;
 use panscreen_envs::screening::cached::{TableBuilder, WindowTable};
-use panscreen_envs::screening::heat::{CellGrid, mirror};
+use panscreen_envs::screening::heat::{CellGrid, Part, mirror};
 use panscreen_envs::screening::windows::cut;
 use panscreen_envs::screening::{CropEnv, Grouping, Scan};
 use panscreen_policies::PolicyBackend;
@@ -41,6 +41,8 @@ pub struct Draw {
     pub number: usize,
     /// Numbers of the windows in its table.
     pub windows: Vec<usize>,
+    /// A voxel of a lesion drawn at random, each lesion as often as the others; `None` in a scan without.
+    lesion: Option<[usize; 3]>,
     /// Axes along which Glance sees it mirrored.
     flips: [bool; 3],
 }
@@ -86,7 +88,9 @@ impl Lab {
             let mut rng = stream(self.seed, "selection", index, slot as u64);
             let flips = std::array::from_fn(|_| rng.random_bool(self.flip_probability));
             let windows = self.windows(&self.tables[number], &mut rng);
-            Ok(Draw { scan: self.store.load(number)?.scan, number, windows, flips })
+            let scan = self.store.load(number)?.scan;
+            let lesion = lesion_voxel(&scan, &mut stream(self.seed, "second look", index, slot as u64));
+            Ok(Draw { scan, number, windows, lesion, flips })
         };
         self.env.scans(self.seed, index).into_iter().enumerate().map(of_slot).collect()
     }
@@ -108,6 +112,24 @@ impl Lab {
         // One kind ran out: the other fills the group.
         drawn.extend(with.into_iter().chain(without).take(wanted - drawn.len()));
         drawn
+    }
+
+    /// What the second look of a whole-scan Glance is taught on: the part that it would read first by `heat` (of the first look, as it was shown the
+    /// draw), where false alarms are, and one around a lesion. `None` where there is no second look.
+    pub fn second_view<B: PolicyBackend>(&self, draw: &Draw, net: &WholeScanGlance<B>, heat: &[f32]) -> Option<Parts> {
+        let scan = &*draw.scan;
+        let fine = net.second_grid(scan.shape)?;
+        let heat = mirror(heat, net.grid(scan.shape).cells(), draw.flips);
+        let hottest = net.second_parts(scan.shape, &heat, self.window).into_iter().next();
+        let parts: Vec<Part> = hottest.into_iter().chain(draw.lesion.map(|voxel| fine.part(voxel, self.window))).collect();
+        let cells = parts.first()?.cells;
+        let targets = fine.targets(scan);
+        let view = |part: &Part| mirror(&fine.pool_part(&scan.image, scan.channels, *part), cells.map(|n| n * fine.stride), draw.flips);
+        Some(Parts {
+            x: parts.iter().flat_map(view).collect(),
+            dims: [parts.len(), scan.channels, cells[0] * fine.stride, cells[1] * fine.stride, cells[2] * fine.stride],
+            targets: parts.iter().flat_map(|&part| mirror(&fine.of_part(&targets, part), cells, draw.flips)).collect(),
+        })
     }
 
     /// What Glance is shown of a draw: the scan at its coarse grid, or the windows.
@@ -139,8 +161,29 @@ impl Lab {
     }
 }
 
+fn lesion_voxel(scan: &Scan, rng: &mut Stream) -> Option<[usize; 3]> {
+    let number = (scan.lesions() > 0).then(|| rng.random_range(1..=scan.lesions()))?;
+    let voxels: Vec<u32> = scan.lesion_voxels().iter().copied().filter(|&v| scan.lesion[v as usize] == number).collect();
+    Some(scan.position(voxels[rng.random_range(0..voxels.len())] as usize))
+}
+
+/// Pooled parts of a scan, and what each of their cells is taught.
+pub struct Parts {
+    /// `[G][C][part]`.
+    x: Vec<f32>,
+    dims: [usize; 5],
+    targets: Vec<f32>,
+}
+
+impl Parts {
+    /// Log-odds of the cells, with what they are taught.
+    pub fn look<B: PolicyBackend>(self, net: &WholeScanGlance<B>, mode: Mode, device: &B::Device) -> TaughtCells<B> {
+        (net.parts(Tensor::from_data(TensorData::new(self.x, self.dims), device), mode), self.targets)
+    }
+}
+
 /// Log-odds of cells and what each is taught.
-type TaughtCells<B> = (Tensor<B, 4>, Vec<f32>);
+pub type TaughtCells<B> = (Tensor<B, 4>, Vec<f32>);
 
 /// What Glance is shown, as numbers.
 pub struct View {

@@ -19,7 +19,7 @@ use panscreen_envs::dataset::Store;
 use panscreen_envs::screening::cached::{Constraint, Dual};
 
 use super::learner::{Learner, Settings};
-use super::train::{Recent, SelectionState, State, finish, judge_health, screener, sentence};
+use super::train::{Recent, SeenAt, SelectionState, State, finish, judge_health, screener, sentence};
 use super::validate::{look, validate};
 use crate::backend::TrainBackend;
 use crate::config::Config;
@@ -92,8 +92,8 @@ fn train<B: TrainBackend>(run: &mut Run<B>) -> Result<Artifacts> {
     let outcome = steps(run, &settings, &lab, &mut learner, &mut state, &checkpoints, &mut log, &validation);
     run.observer.finish();
     judge_health(run, &settings, outcome.as_ref().err())?;
-    outcome?;
-    finish(run, learner, &checkpoints, &validation)
+    let best = outcome?;
+    finish(run, learner, &checkpoints, &validation, best)
 }
 
 /// The weights to start from: those of the stage before, else of `init_from`. The steps go on from `step`.
@@ -123,8 +123,9 @@ fn dual(config: &Config) -> Option<Dual> {
     Some(Dual::new(constraint, s.dual_rate as f32))
 }
 
+/// Train to the end; what the best validation saw, where this process made it.
 #[expect(clippy::too_many_arguments, reason = "the parts of a run, each used once")]
-fn steps<B: TrainBackend>(
+fn steps<'s, B: TrainBackend>(
     run: &Run<B>,
     settings: &Settings,
     lab: &Lab,
@@ -132,8 +133,9 @@ fn steps<B: TrainBackend>(
     state: &mut State,
     checkpoints: &CheckpointStore,
     log: &mut MetricsLog,
-    validation: &Store,
-) -> Result<()> {
+    validation: &'s Store,
+) -> Result<Option<SeenAt<'s>>> {
+    let mut best_seen = None;
     let (config, train) = (run.config, &run.config.train);
     let end = settings.from + settings.steps;
     let due = |step: u64, every: usize| every > 0 && (step - settings.from).is_multiple_of(every as u64);
@@ -155,9 +157,12 @@ fn steps<B: TrainBackend>(
         let validate_now = last || due(step, config.selection.validate_every);
         let mut better = false;
         if validate_now {
-            let screener = screener(learner, config);
-            let result = validate(&screener, &look(&screener, validation, config)?, config)?;
+            let seen = look(&screener(learner, config), validation, config)?;
+            let result = validate(&seen, config)?;
             better = state.judge(step, &result, config);
+            if better {
+                best_seen = Some((step, seen));
+            }
             run.observer.message(&sentence(step, &result));
             values.extend(result.named());
         }
@@ -177,5 +182,5 @@ fn steps<B: TrainBackend>(
             return Err(Error::Stopped { step });
         }
     }
-    Ok(())
+    Ok(best_seen)
 }

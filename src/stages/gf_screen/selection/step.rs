@@ -40,13 +40,18 @@ pub fn selection_step<B: TrainBackend>(
 
     // 1. Glance looks: the logits of each window's two actions, and of its cells.
     let mut z_parts = vec![];
-    let mut cell_losses = vec![];
-    for view in &views {
+    let (mut cell_losses, mut second_losses) = (vec![], vec![]);
+    for (view, draw) in views.iter().zip(&draws) {
         let (z_G2, cells) = view.look(&learner.glance, &learner.focus, Mode::Train, &learner.device);
         z_parts.push(z_G2);
-        if let Some((cells, targets)) = cells.filter(|_| settings.cell_weight > 0.0) {
-            cell_losses.push(cell_loss(cells, &targets, settings.cell_lesion_weight));
-        }
+        let Some((cells, targets)) = cells.filter(|_| settings.cell_weight > 0.0) else { continue };
+        // The second look of a whole-scan Glance: the same weights, at a finer grid.
+        let second = learner.glance.whole_scan().and_then(|net| {
+            let heat: Vec<f32> = cells.clone().into_data().iter::<f32>().collect();
+            Some(lab.second_view(draw, net, &heat)?.look(net, Mode::Train, &learner.device))
+        });
+        second_losses.extend(second.map(|(cells, targets)| cell_loss(cells, &targets, settings.cell_lesion_weight)));
+        cell_losses.push(cell_loss(cells, &targets, settings.cell_lesion_weight));
     }
     let ranges = ranges(&draws);
     let z_G2 = Tensor::cat(z_parts, 0);
@@ -113,13 +118,15 @@ pub fn selection_step<B: TrainBackend>(
         }
         add_means(&mut policy_log, terms.log, share as f32);
     }
-    let cells = cell_losses.into_iter().reduce(|a, b| a + b).map(|sum| sum / draws.len() as f64);
-    if let Some(cells) = &cells {
-        total = total + cells.clone() * settings.cell_weight;
+    let mean = |losses: Vec<Tensor<B, 1>>| losses.into_iter().reduce(|a, b| a + b).map(|sum| sum / draws.len() as f64);
+    let (cells, second) = (mean(cell_losses), mean(second_losses));
+    for loss in cells.iter().chain(&second) {
+        total = total + loss.clone() * settings.cell_weight;
     }
     let mut log: StepLog =
         vec![("loss", number(&total).into()), ("losses/glance_ce", number(&glance_ce).into()), ("losses/policy_loss", policy_loss.into())];
     log.extend(cells.iter().map(|c| ("losses/glance_cells", number(c).into())));
+    log.extend(second.iter().map(|c| ("losses/glance_second_look", number(c).into())));
     for (name, value) in &log {
         check_finite(name, value.as_f64(), step)?;
     }
