@@ -10,6 +10,7 @@ use panscreen_envs::io::{hash, write_atomic};
 
 use crate::config::Config;
 use crate::error::Result;
+use crate::run::folder::wait_for_lock;
 use crate::screen::Plan;
 use crate::setup;
 
@@ -46,12 +47,17 @@ impl FocusCache {
         let path = self.dir.join(format!("{}.votes", &hasher.finalize().to_hex()[..24]));
         let voxels = plan.window.iter().product();
         // What can't be read is made anew.
-        if let Some(votes) = std::fs::read(&path).ok().and_then(|bytes| Votes::of_bytes(&bytes, voxels, plan.starts.len(), self.threshold))
-        {
+        let kept = || std::fs::read(&path).ok().and_then(|bytes| Votes::of_bytes(&bytes, voxels, plan.starts.len(), self.threshold));
+        if let Some(votes) = kept() {
+            return Ok(votes);
+        }
+        std::fs::create_dir_all(&self.dir).map_err(|e| panscreen_envs::Error::io(&self.dir, e))?;
+        // One worker at a time: what another is finding out is waited for, and not found out twice.
+        let _turn = wait_for_lock(&self.dir)?;
+        if let Some(votes) = kept() {
             return Ok(votes);
         }
         let votes = Votes::of(&focus()?, plan, self.threshold);
-        std::fs::create_dir_all(&self.dir).map_err(|e| panscreen_envs::Error::io(&self.dir, e))?;
         write_atomic(&path, &votes.to_bytes())?;
         Ok(votes)
     }
@@ -144,6 +150,30 @@ mod tests {
             assert_eq!(mask(&|w| votes.window(w)), mask(&|w| all[w].clone()), "{chosen:03b}");
         }
         assert_eq!(votes.mask(1), [0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn workers_that_want_the_same_scan_let_focus_look_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("scan.nii.gz");
+        std::fs::write(&image, "voxels").unwrap();
+        let case = Case { name: "a".into(), patient: "a".into(), image, label: None, lesion_free: false };
+        let looks = std::sync::atomic::AtomicUsize::new(0);
+        let focus = || {
+            looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            Ok(probabilities())
+        };
+        let open = |focus: &str| FocusCache::open(dir.path(), focus, &Config::default());
+        let cache = open("focus of a");
+        let masks: Vec<Vec<u8>> = std::thread::scope(|scope| {
+            let worker = || scope.spawn(|| cache.votes(&case, &plan(), focus).unwrap().mask(1));
+            let workers: Vec<_> = (0..4).map(|_| worker()).collect();
+            workers.into_iter().map(|w| w.join().unwrap()).collect()
+        });
+        assert!(masks.iter().all(|m| *m == masks[0]) && looks.load(std::sync::atomic::Ordering::Relaxed) == 1);
+        open("focus of b").votes(&case, &plan(), focus).unwrap();
+        assert_eq!(looks.load(std::sync::atomic::Ordering::Relaxed), 2, "another Focus looks for itself");
     }
 
     #[test]
