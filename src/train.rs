@@ -23,7 +23,13 @@ use crate::stages::{Artifacts, Run, stage};
 /// Run all stages of `config` in `folder`, or go on where it was interrupted.
 pub fn train(config: &Config, folder: &Path, observer: Arc<dyn Observer>) -> Result<Artifacts> {
     let folder = open(config, folder, || setup::draw_split(config, &*observer))?;
-    run_stages(config, folder, observer)
+    run_stages(config, folder, observer, None)
+}
+
+/// As [`train`], with what a finished Focus sees kept in `focus_cache` for other runs on the same one.
+pub fn train_sharing(config: &Config, folder: &Path, observer: Arc<dyn Observer>, focus_cache: &Path) -> Result<Artifacts> {
+    let folder = open(config, folder, || setup::draw_split(config, &*observer))?;
+    run_stages(config, folder, observer, Some(focus_cache.to_owned()))
 }
 
 /// As [`train`], on the first training scan that has a lesion, which validates too.
@@ -34,7 +40,7 @@ pub fn overfit_one(config: &Config, folder: &Path, observer: Arc<dyn Observer>) 
         Ok(Split { train: vec![case.clone()], validation: vec![case], test: vec![] })
     };
     let folder = open(config, folder, one_scan)?;
-    run_stages(config, folder, observer)
+    run_stages(config, folder, observer, None)
 }
 
 /// The run folder, with its split. A run without a checkpoint has not got anywhere: it may still change its settings, and its split is drawn
@@ -59,9 +65,9 @@ fn open(config: &Config, folder: &Path, draw: impl FnOnce() -> Result<Split>) ->
     Ok(folder)
 }
 
-fn run_stages(config: &Config, mut folder: RunFolder, observer: Arc<dyn Observer>) -> Result<Artifacts> {
+fn run_stages(config: &Config, mut folder: RunFolder, observer: Arc<dyn Observer>, focus_cache: Option<PathBuf>) -> Result<Artifacts> {
     let clock = Stopwatch::start();
-    let result = on_device(config.device, Stages { config, folder: &mut folder, observer });
+    let result = on_device(config.device, Stages { config, folder: &mut folder, observer, focus_cache });
     folder.add_timing("train", clock.seconds());
     folder.end(&match &result {
         Ok(_) => "done".into(),
@@ -75,6 +81,7 @@ struct Stages<'a> {
     config: &'a Config,
     folder: &'a mut RunFolder,
     observer: Arc<dyn Observer>,
+    focus_cache: Option<PathBuf>,
 }
 
 impl Work for Stages<'_> {
@@ -82,7 +89,7 @@ impl Work for Stages<'_> {
 
     fn run<B: TrainBackend>(self, device: B::Device) -> Result<Artifacts> {
         let mut artifacts = None;
-        let mut run = Run::<B> { config: self.config, folder: self.folder, device, observer: self.observer };
+        let mut run = Run::<B> { config: self.config, folder: self.folder, device, observer: self.observer, focus_cache: self.focus_cache };
         for name in &self.config.stages {
             artifacts = Some(stage::<B>(name)?.run(&mut run)?);
         }
@@ -216,7 +223,7 @@ impl Work for OneOfEverything<'_> {
 
         let clock = Stopwatch::start();
         let screener = screener(&learner, config);
-        validate(&look(&screener, &validation, config)?, config)?;
+        validate(&look(&screener, &validation, None, config)?, config)?;
         let seconds_per_validation = clock.seconds() * split.validation.len().max(1) as f64;
         observer.advance(1, &[]);
 

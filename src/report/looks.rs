@@ -45,7 +45,7 @@ pub fn looks_gif(looks: &Looks) -> Vec<u8> {
         }
         frames.push(frame(&now, &format!("look {} of {}: {probability:.2}", i + 1, looks.order.len()), 400));
     }
-    let seen = format!("{} of {} windows looked at", looks.order.len(), looks.windows);
+    let seen = format!("{} of {} windows chosen", looks.order.len(), looks.windows);
     frames.push(frame(&image, &seen, 2000));
     let mut bytes = Vec::new();
     {

@@ -188,9 +188,8 @@ const LOCK: &str = "run.lock";
 
 /// Take the lock, or say who has it. The system frees it when its process ends, so a killed run never blocks the next.
 pub(crate) fn lock(root: &Path) -> Result<Option<File>> {
-    let path = root.join(LOCK);
+    let (path, mut file) = open_lock(root)?;
     let io = |e| Error::io(&path, e);
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -205,6 +204,24 @@ pub(crate) fn lock(root: &Path) -> Result<Option<File>> {
     file.set_len(0).and_then(|()| file.rewind()).map_err(io)?;
     write!(file, "process {} since {}", std::process::id(), utc_now()).map_err(io)?;
     Ok(Some(file))
+}
+
+/// Wait until nobody else has the lock, and take it; `None` where the file system has none.
+pub(crate) fn wait_for_lock(root: &Path) -> Result<Option<File>> {
+    let (path, file) = open_lock(root)?;
+    match file.lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(e) if has_no_locks(&e) => Ok(None),
+        Err(e) => Err(Error::io(&path, e)),
+    }
+}
+
+fn open_lock(root: &Path) -> Result<(PathBuf, File)> {
+    let path = root.join(LOCK);
+    match File::options().read(true).write(true).create(true).truncate(false).open(&path) {
+        Ok(file) => Ok((path, file)),
+        Err(e) => Err(Error::io(&path, e)),
+    }
 }
 
 /// Lustre without its option `flock` says that it has no such call; NFS without a lock service, that there are no locks left.

@@ -2,6 +2,7 @@
 
 pub mod batch;
 mod case;
+mod focus_cache;
 mod guarantee;
 mod lesions;
 mod look;
@@ -13,6 +14,7 @@ mod votes;
 mod windows;
 
 pub use case::{CaseResult, ScreenSettings, Screened, WindowCount, screen_case};
+pub use focus_cache::FocusCache;
 pub use guarantee::{ClassGuarantee, Guarantee};
 pub use lesions::{Lesion, lesions};
 pub use look::{Left, Looked};

@@ -51,6 +51,8 @@ pub struct Run<'a, B: TrainBackend> {
     pub folder: &'a mut RunFolder,
     pub device: B::Device,
     pub observer: Arc<dyn Observer>,
+    /// Where what a finished Focus sees is kept for other runs on the same one; `None` keeps nothing.
+    pub focus_cache: Option<PathBuf>,
 }
 
 pub trait Stage<B: TrainBackend> {

@@ -13,13 +13,12 @@ use panscreen_envs::volume::Geometry;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::cache::FocusCache;
 use super::point::{PointResult, Share, figure};
 use crate::backend::{TrainBackend, Work};
 use crate::config::{Config, Decoder, ScreenConfig};
 use crate::error::{Error, Result};
 use crate::run::Observer;
-use crate::screen::{Budget, Choice, Glanced, Image, Model, Plan, Votes, lesions};
+use crate::screen::{Budget, Choice, FocusCache, Glanced, Image, Model, Plan, Votes, lesions};
 use crate::setup;
 
 /// At which operating points each point is judged.

@@ -10,7 +10,6 @@
 //! A worker holds its point's lease, a lock that goes with the process, and leaves the point's only final state ([`worker`]). Everything that
 //! decides what is next lies in files written whole, so that a sweep killed at any moment goes on without repeating or losing a point.
 
-mod cache;
 mod halving;
 mod judge;
 mod launcher;

@@ -1,7 +1,7 @@
 //! What a worker does: take a point, do it, leave its final state. One process a point.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::run::folder::lock;
 use crate::run::{Observer, metrics, signals, usage};
-use crate::train::train;
+use crate::train::{train, train_sharing};
 
 /// How a worker left its point.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,7 +77,7 @@ fn carry_out(
     let config = config::load(&folder.0.join("config.toml"), &[])?;
     let run = folder.run();
     let trained = match until.filter(|step| *step < config.train.steps as u64) {
-        None => train(&config, &run, observer.clone()).map(|_| ()),
+        None => train_sharing(&config, &run, observer.clone(), &focus_cache(folder)).map(|_| ()),
         Some(step) => {
             let at = |run: &Path| -> Result<Option<f64>> { value_at(run, step, metric) };
             if at(&run)?.is_none() {
@@ -110,12 +110,17 @@ fn result_of(folder: &PointFolder, point: &Point, config: &Config, observer: &Ar
         result.metrics.extend(record.fields.iter().filter(|(name, _)| !name.starts_with(clock)).cloned());
     }
     if let (Some(judge), false) = (&point.judge, point.shared) {
-        let cache = folder.0.parent().and_then(Path::parent).unwrap_or(Path::new(".")).join("cache");
+        let cache = focus_cache(folder);
         let judged = on_device(config.device, judge::Judging { run: &run, judge, cache: &cache, observer: &**observer })?;
         result.metrics.extend(judged.metrics);
         return Ok(PointResult { metrics: result.metrics, ..judged });
     }
     Ok(result)
+}
+
+/// Where the points of a sweep keep what their Focus sees.
+fn focus_cache(folder: &PointFolder) -> PathBuf {
+    folder.0.parent().and_then(Path::parent).unwrap_or(Path::new(".")).join("cache")
 }
 
 /// The figure that the run logged at `step`.

@@ -286,6 +286,11 @@ impl<B: TrainBackend> Learner<B> {
         Ok(())
     }
 
+    /// BLAKE3 of Focus's weights, as in a checkpoint.
+    pub fn focus_hash(&self) -> Result<String> {
+        Ok(blake3::hash(&weights::to_bytes(&self.focus.valid(), &BTreeMap::new())?).to_hex().to_string())
+    }
+
     /// Start on a finished Focus. With [`Shared::Init`] Glance's fresh encoder becomes a copy of that Focus's, not of the random one that it was
     /// built beside.
     pub fn start_on_focus(&mut self, dir: &Path) -> Result<()> {

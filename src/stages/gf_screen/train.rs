@@ -140,7 +140,7 @@ pub fn finish<B: TrainBackend>(
             Some((_, seen)) => seen,
             None => {
                 learner.load_weights(best.dir())?;
-                look(&screener(&learner, run.config), validation, run.config)?
+                look(&screener(&learner, run.config), validation, None, run.config)?
             }
         };
         let point = State::read(&best)?.operating_point;
@@ -249,7 +249,7 @@ fn steps<'s, B: TrainBackend>(
         let mut better = false;
         if validate_now {
             let clock = Instant::now();
-            let seen = look(&screener(learner, run.config), validation, run.config)?;
+            let seen = look(&screener(learner, run.config), validation, None, run.config)?;
             let result = validate(&seen, run.config)?;
             better = state.judge(step, &result, run.config);
             if better {

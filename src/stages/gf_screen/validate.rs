@@ -15,7 +15,7 @@ use crate::config::{BestMetric, Config, Threshold};
 use crate::error::Result;
 use crate::evaluate::{CaseScore, Scores};
 use crate::run::Scalar;
-use crate::screen::{Budget, Choice, Glanced, Image, Looked, Plan, Screener, Votes, lesions};
+use crate::screen::{Budget, Choice, FocusCache, Glanced, Image, Looked, Plan, Screener, Votes, lesions};
 
 /// Shares of the windows that are tried as operating points: fine where it matters, up to half.
 const SHARES: [f64; 22] =
@@ -110,13 +110,19 @@ impl<'s> Seen<'s> {
     }
 
     /// Let Focus look at every window that a threshold of `lowest` or above, second looks and wider windows can ask for.
-    fn focus<B: InferBackend>(&mut self, screener: &Screener<B>, lowest: f32, config: &Config) -> Result<()> {
+    fn focus<B: InferBackend>(&mut self, screener: &Screener<B>, lowest: f32, cache: Option<&FocusCache>, config: &Config) -> Result<()> {
+        let scan = self.scan()?;
+        self.lowest = lowest;
+        if let Some(cache) = cache.filter(|_| self.plan.count() == self.plan.grid) {
+            let everywhere = || screener.focus(image(&scan), &self.plan.starts);
+            self.votes = cache.votes(&self.store.cases()[self.index], &self.plan, everywhere)?;
+            return Ok(());
+        }
         let from_queue = self.plan.queue(&self.glanced).into_iter().take_while(|q| q.1 > lowest).map(|q| q.0);
         let free = from_queue.filter(|&w| w >= self.plan.grid);
         let numbers: Vec<usize> = (0..self.plan.grid).chain(free).chain(self.plan.starts.len()..self.plan.count()).collect();
-        let scan = self.scan()?;
         let looked: Vec<(usize, Vec<f32>)> = numbers.iter().copied().zip(screener.look(image(&scan), &self.plan, &numbers)?).collect();
-        (self.votes, self.lowest) = (Votes::of(&looked, &self.plan, config.screen.mask_threshold as f32), lowest);
+        self.votes = Votes::of(&looked, &self.plan, config.screen.mask_threshold as f32);
         Ok(())
     }
 
@@ -165,11 +171,17 @@ fn image(scan: &Scan) -> Image<'_> {
 }
 
 /// Both networks' view of the scans of `store`, a scan at a time: only what can matter of Focus's is kept, and no image.
-pub fn look<'s, B: InferBackend>(screener: &Screener<B>, store: &'s Store, config: &Config) -> Result<Vec<Seen<'s>>> {
+/// `cache`: where what Focus sees is kept for others on the same one.
+pub fn look<'s, B: InferBackend>(
+    screener: &Screener<B>,
+    store: &'s Store,
+    cache: Option<&FocusCache>,
+    config: &Config,
+) -> Result<Vec<Seen<'s>>> {
     let mut seen = (0..store.cases().len()).map(|i| Seen::glance(screener, store, i, config)).collect::<Result<Vec<_>>>()?;
     let fixed = if let Threshold::Fixed(t) = config.screen.threshold { t as f32 } else { NO_CANDIDATE };
     let lowest = candidates(&seen).last().map_or(fixed, |&least| least.min(fixed));
-    seen.iter_mut().try_for_each(|s| s.focus(screener, lowest, config))?;
+    seen.iter_mut().try_for_each(|s| s.focus(screener, lowest, cache, config))?;
     Ok(seen)
 }
 

@@ -21,7 +21,7 @@ use crate::backend::InferBackend;
 use crate::config::{Config, SetScore};
 use crate::error::Result;
 use crate::run::Observer;
-use crate::screen::{Image, Screener};
+use crate::screen::{FocusCache, Image, Plan, Screener};
 use crate::setup;
 
 /// The training scans and their windows.
@@ -49,7 +49,13 @@ pub struct Draw {
 
 impl Lab {
     /// Let Focus look at every window of every training scan, once.
-    pub fn new<B: InferBackend>(screener: &Screener<B>, store: Arc<Store>, config: &Config, observer: &dyn Observer) -> Result<Self> {
+    pub fn new<B: InferBackend>(
+        screener: &Screener<B>,
+        store: Arc<Store>,
+        cache: Option<&FocusCache>,
+        config: &Config,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
         let (reward, keep) = (setup::reward(config), config.selection.reward != SetScore::Recall);
         let importance = gaussian(config.env.window, 0.125);
         let count = store.cases().len();
@@ -57,13 +63,19 @@ impl Lab {
         let mut tables = Vec::with_capacity(count);
         for i in 0..count {
             let case = store.load(i)?;
-            let plan = screener.plan(case.scan.shape, &config.screen);
+            // The windows of the grid alone, wherever Glance's may lie.
+            let plan = Plan::new(case.scan.shape, config.env.window, &config.screen, None);
             let voxel_ml = case.spacing_mm.iter().product::<f64>() / 1000.0;
             let threshold = config.screen.mask_threshold as f32;
             let mut table = TableBuilder::new(&case.scan, voxel_ml, config.env.window, threshold, &*reward, keep);
             let image = Image { data: &case.scan.image, channels: case.scan.channels, shape: case.scan.shape };
-            for starts in plan.starts[..plan.grid].chunks(screener.batch) {
-                starts.iter().zip(screener.focus(image, starts)?).for_each(|(start, p)| table.add(*start, p));
+            if let Some(cache) = cache {
+                let votes = cache.votes(&store.cases()[i], &plan, || screener.focus(image, &plan.starts))?;
+                plan.starts.iter().enumerate().for_each(|(w, start)| table.add(*start, votes.window(w)));
+            } else {
+                for starts in plan.starts.chunks(screener.batch) {
+                    starts.iter().zip(screener.focus(image, starts)?).for_each(|(start, p)| table.add(*start, p));
+                }
             }
             tables.push(table.finish(keep.then_some((case.spacing_mm, &importance[..])))?);
             observer.advance(1, &[]);

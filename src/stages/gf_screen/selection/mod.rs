@@ -25,6 +25,7 @@ use crate::backend::TrainBackend;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::run::{CheckpointStore, MetricsLog, signals};
+use crate::screen::FocusCache;
 use crate::setup;
 use crate::stages::{Artifacts, Needs, Run, Scope, Stage, StageInfo};
 use lab::Lab;
@@ -85,11 +86,12 @@ fn train<B: TrainBackend>(run: &mut Run<B>) -> Result<Artifacts> {
         let text = "`objective.num_iterations` above 1 is for a Glance on windows; set it to 1, or choose another `glance.kind`";
         return Err(Error::Usage(text.into()));
     }
-    let lab = Lab::new(&screener(&learner, config), training, config, &*run.observer)?;
+    let cache = run.focus_cache.as_ref().map(|root| Ok::<_, Error>(FocusCache::open(root, &learner.focus_hash()?, config))).transpose()?;
+    let lab = Lab::new(&screener(&learner, config), training, cache.as_ref(), config, &*run.observer)?;
     let mut log = MetricsLog::open(&run.folder.metrics_path(), Some(&run.folder.tensorboard_dir()), resumed_at, run.observer.clone())?;
     run.observer.phase("learn to select", Some(settings.steps));
     run.observer.advance(learner.step - from, &[]);
-    let outcome = steps(run, &settings, &lab, &mut learner, &mut state, &checkpoints, &mut log, &validation);
+    let outcome = steps(run, &settings, &lab, cache.as_ref(), &mut learner, &mut state, &checkpoints, &mut log, &validation);
     run.observer.finish();
     judge_health(run, &settings, outcome.as_ref().err())?;
     let best = outcome?;
@@ -129,6 +131,7 @@ fn steps<'s, B: TrainBackend>(
     run: &Run<B>,
     settings: &Settings,
     lab: &Lab,
+    cache: Option<&FocusCache>,
     learner: &mut Learner<B>,
     state: &mut State,
     checkpoints: &CheckpointStore,
@@ -157,7 +160,7 @@ fn steps<'s, B: TrainBackend>(
         let validate_now = last || due(step, config.selection.validate_every);
         let mut better = false;
         if validate_now {
-            let seen = look(&screener(learner, config), validation, config)?;
+            let seen = look(&screener(learner, config), validation, cache, config)?;
             let result = validate(&seen, config)?;
             better = state.judge(step, &result, config);
             if better {
