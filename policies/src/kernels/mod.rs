@@ -15,6 +15,7 @@
 //! | `winograd.rs` | 3x3x3 convolutions of wide layers with fewer products |
 //! | `tile.rs`, `simd.rs` | the inner loops, generic over the instruction set |
 //! | `pack.rs`, `pack_weight.rs`, `scratch.rs` | channels-last copies, packed weights, reused buffers |
+//! | `flops.rs` | how much arithmetic was asked for |
 //!
 //! Shapes: N batch, C / I / O channels, D, H, W = the volume's x, y, z (W is contiguous).
 
@@ -26,6 +27,7 @@ mod conv_weight;
 mod fallback;
 mod fallback_rows;
 mod flex;
+mod flops;
 mod geometry;
 mod layer_norm;
 mod linear;
@@ -43,6 +45,9 @@ mod tile;
 mod winograd;
 
 pub use backend::{AttentionConfig, ConvAct, KernelBackend, NormAct, Window};
+pub use flops::flops;
+
+use flops::count;
 
 use burn::tensor::{Tensor, TensorPrimitive};
 
@@ -55,11 +60,12 @@ pub fn conv3d<B: KernelBackend>(
     stride: [usize; 3],
     padding: [usize; 3],
 ) -> Tensor<B, 5> {
-    let [_, channels, size @ ..] = x_ncdhw.dims();
-    let [_, weight_channels, kernel @ ..] = weight_oidhw.dims();
+    let [batch, channels, size @ ..] = x_ncdhw.dims();
+    let [outputs, weight_channels, kernel @ ..] = weight_oidhw.dims();
     assert_eq!(channels, weight_channels, "conv3d: the input has {channels} channels, the weight takes {weight_channels}");
     let window = Window { kernel, stride, padding };
     window.check(size);
+    count(batch * outputs * volume(window.output(size)), channels * volume(kernel));
     let bias = bias_o.map(primitive);
     Tensor::from_primitive(TensorPrimitive::Float(B::kernel_conv3d(primitive(x_ncdhw), primitive(weight_oidhw), bias, window)))
 }
@@ -84,6 +90,7 @@ pub fn conv3d_act<B: KernelBackend>(
     let window = Window { kernel, stride, padding };
     window.check(size);
     let [d, h, w] = window.output(size);
+    count(batch * outputs * d * h * w, channels * volume(kernel));
     let fits = residual.as_ref().is_none_or(|residual| residual.dims() == [batch, outputs, d, h, w]);
     assert!(fits, "conv3d_act: the residual's shape differs from the output's");
     let config = ConvAct { scale: primitive(scale_o), shift: primitive(shift_o), window, negative_slope };
@@ -110,9 +117,10 @@ pub fn conv_transpose3d<B: KernelBackend>(
     bias_o: Option<Tensor<B, 1>>,
     stride: [usize; 3],
 ) -> Tensor<B, 5> {
-    let [channels, _, kernel @ ..] = weight_iodhw.dims();
+    let [channels, outputs, kernel @ ..] = weight_iodhw.dims();
     assert_eq!(x_ncdhw.dims()[1], channels, "conv_transpose3d: the weight takes {channels} channels");
     assert_eq!(kernel, stride, "conv_transpose3d: the kernel must equal the stride");
+    count(x_ncdhw.dims().iter().product(), outputs * volume(kernel));
     let bias = bias_o.map(primitive);
     Tensor::from_primitive(TensorPrimitive::Float(B::kernel_conv_transpose3d(primitive(x_ncdhw), primitive(weight_iodhw), bias, stride)))
 }
@@ -165,8 +173,9 @@ pub fn max_pool3d<B: KernelBackend>(x_ncdhw: Tensor<B, 5>, kernel: [usize; 3], s
 
 /// Linear layer `x_RI weight_OI' + bias_O`, `[R, O]`.
 pub fn linear<B: KernelBackend>(x_ri: Tensor<B, 2>, weight_oi: Tensor<B, 2>, bias_o: Option<Tensor<B, 1>>) -> Tensor<B, 2> {
-    let ([_, inputs], [_, weight_inputs]) = (x_ri.dims(), weight_oi.dims());
+    let ([rows, inputs], [outputs, weight_inputs]) = (x_ri.dims(), weight_oi.dims());
     assert_eq!(inputs, weight_inputs, "linear: rows have {inputs} values, the weight takes {weight_inputs}");
+    count(rows * outputs, inputs);
     let y = B::kernel_linear(primitive(x_ri), primitive(weight_oi), bias_o.map(primitive));
     Tensor::from_primitive(TensorPrimitive::Float(y))
 }
@@ -206,6 +215,8 @@ pub fn attention<B: KernelBackend>(
     assert!(bias_fits, "attention: the bias is not [{heads}, {length}, {length}]");
     let regions_fit = |regions: &Tensor<B, 2>| regions.dims()[1] == length && windows.is_multiple_of(regions.dims()[0]);
     assert!(regions_sl.as_ref().is_none_or(regions_fit), "attention: the regions are not those of {windows} windows of {length}");
+    // Scores, then their mixture of the values: each has L sums for each token and head, of E terms and of L.
+    count(2 * windows * length * length, width / 3);
     let (bias, regions) = (bias_hll.map(primitive), regions_sl.map(primitive));
     let y = B::kernel_attention(primitive(qkv), bias, regions, AttentionConfig { heads });
     Tensor::from_primitive(TensorPrimitive::Float(y))
@@ -219,6 +230,10 @@ pub fn global_avg_pool3d<B: KernelBackend>(x_ncdhw: Tensor<B, 5>) -> Tensor<B, 2
 /// Maximum over the volume, `[N, C]`.
 pub fn global_max_pool3d<B: KernelBackend>(x_ncdhw: Tensor<B, 5>) -> Tensor<B, 2> {
     x_ncdhw.flatten::<3>(2, 4).max_dim(2).squeeze_dim::<2>(2)
+}
+
+fn volume(size: [usize; 3]) -> usize {
+    size.iter().product()
 }
 
 fn primitive<B: KernelBackend, const D: usize>(tensor: Tensor<B, D>) -> burn::tensor::ops::FloatTensor<B> {
