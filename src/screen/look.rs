@@ -158,7 +158,7 @@ impl Plan {
     }
 
     fn blend(&self, glanced: &Glanced, seen: &[Option<Vec<f32>>]) -> Vec<f32> {
-        let mut blend = Blend::new(self.shape, self.window, self.importance.clone());
+        let mut blend = Blend::new(self.shape, self.window, self.importance(1));
         for (i, p) in seen.iter().enumerate() {
             match p {
                 Some(p) if i < self.starts.len() => blend.add(self.starts[i], p, self.weight(glanced, i)),
@@ -171,9 +171,7 @@ impl Plan {
     }
 
     fn add_wide(&self, blend: &mut Blend, place: Place, p: &[f32]) {
-        if let Some((_, importance)) = self.wide_importance.iter().find(|w| w.0 == place.scale) {
-            blend.add_sized(place.start, self.size(place), importance, p);
-        }
+        blend.add_sized(place.start, self.size(place), &self.importance(place.scale), p);
     }
 
     /// Windows of the grid that hold the centre voxel of something that would be called a lesion now, in a part of the scan: its probabilities,
@@ -184,11 +182,11 @@ impl Plan {
         }
         let mask: Vec<u8> = probability.iter().map(|&p| (p > self.mask_threshold) as u8).collect();
         let found = Components::of(&Runs::of(&mask, shape), Connectivity::Corner);
-        let grid = self.starts[..self.grid].iter().copied().enumerate();
+        let (grid, importance) = (self.starts[..self.grid].iter().copied().enumerate(), self.importance(1));
         let mut again = vec![false; self.grid];
         for part in &found.parts {
             let centre: [usize; 3] = std::array::from_fn(|a| start[a] + part.centroid[a].round() as usize);
-            weightiest(grid.clone(), self.window, &self.importance, centre, say).into_iter().for_each(|i| again[i] = true);
+            weightiest(grid.clone(), self.window, &importance, centre, say).into_iter().for_each(|i| again[i] = true);
         }
         (0..self.grid).filter(|&i| again[i]).collect()
     }
@@ -196,7 +194,7 @@ impl Plan {
     /// Wider windows that hold the centre of a finding that is longer than a window along some axis, ascending: of the smallest scale at which a
     /// window is longer than it along every axis, or of the largest.
     fn wide_over_findings(&self, probability: &[f32]) -> Vec<usize> {
-        let (Some((largest, _)), true) = (self.wide_importance.last(), probability.iter().any(|&p| p > self.mask_threshold)) else {
+        let (Some(&largest), true) = (self.scales.last(), probability.iter().any(|&p| p > self.mask_threshold)) else {
             return vec![];
         };
         let mask: Vec<u8> = probability.iter().map(|&p| (p > self.mask_threshold) as u8).collect();
@@ -207,13 +205,10 @@ impl Plan {
             if fits(1) {
                 continue;
             }
-            let (scale, importance) = match self.wide_importance.iter().find(|w| fits(w.0)) {
-                Some((scale, importance)) => (*scale, importance),
-                None => (*largest, &self.wide_importance[self.wide_importance.len() - 1].1),
-            };
+            let scale = self.scales.iter().copied().find(|&scale| fits(scale)).unwrap_or(largest);
             let centre = part.centroid.map(|c| c.round() as usize);
             let wide = self.wide.iter().enumerate().filter(|w| w.1.scale == scale).map(|(i, place)| (i + self.starts.len(), place.start));
-            chosen.extend(weightiest(wide, self.window.map(|n| n * scale), importance, centre, SECOND_SAY));
+            chosen.extend(weightiest(wide, self.window.map(|n| n * scale), &self.importance(scale), centre, SECOND_SAY));
         }
         chosen.into_iter().collect()
     }
@@ -262,7 +257,7 @@ impl<'a> Tally<'a> {
         Tally {
             plan,
             budget,
-            blend: Blend::new(plan.shape, plan.window, plan.importance.clone()),
+            blend: Blend::new(plan.shape, plan.window, plan.importance(1)),
             kept: vec![false; plan.count()],
             starts: BTreeSet::new(),
             seen: 0,

@@ -95,9 +95,10 @@ pub struct Plan {
     pub grid: usize,
     /// Wider windows, a grid for each scale; their numbers follow those of `starts`.
     pub wide: Vec<Place>,
-    pub(super) importance: Vec<f32>,
-    /// Scale and weights of the wider windows, the smallest first.
-    pub(super) wide_importance: Vec<(usize, Vec<f32>)>,
+    /// The scales of the wider windows, the smallest first.
+    pub(super) scales: Vec<usize>,
+    /// Every voxel of a window weighs the same.
+    flat: bool,
     pub(super) denominator: Denominator,
     pub(super) glance_weight: f32,
     pub(super) second_look: bool,
@@ -112,7 +113,6 @@ impl Plan {
     pub fn new(shape: [usize; 3], window: [usize; 3], config: &ScreenConfig, cells: Option<CellGrid>) -> Self {
         let published = config.blend == config::Blend::Flat;
         let lay = |window| if published { gf_screen_grid(shape, window, config.overlap) } else { grid(shape, window, config.overlap) };
-        let weights = |window| if published { flat(window) } else { gaussian(window, 0.125) };
         let mut starts = lay(window);
         let grid = starts.len();
         // At the scan's faces many cells push their window to the same place.
@@ -129,8 +129,8 @@ impl Plan {
             starts,
             grid,
             wide: scales.iter().flat_map(|&scale| lay(wider(scale)).into_iter().map(move |start| Place { start, scale })).collect(),
-            importance: weights(window),
-            wide_importance: scales.iter().map(|&scale| (scale, weights(wider(scale)))).collect(),
+            scales,
+            flat: published,
             denominator: config.denominator,
             glance_weight: config.glance_weight as f32,
             second_look: config.second_look,
@@ -164,6 +164,13 @@ impl Plan {
             None => Place { start: self.starts[i], scale: 1 },
             Some(wide) => self.wide[wide],
         }
+    }
+
+    /// Weight of each voxel of a window of this scale, on the scan's voxels. Made when it is needed: it is as large as the window, and plans of whole
+    /// cohorts are kept.
+    pub(super) fn importance(&self, scale: usize) -> Vec<f32> {
+        let size = self.window.map(|n| n * scale);
+        if self.flat { flat(size) } else { gaussian(size, 0.125) }
     }
 
     /// Voxels of the scan that `place` spans; they may reach beyond it.

@@ -15,6 +15,9 @@ const SURROUND: usize = 2;
 /// Weight of the squares of the coefficients, for standardised features: a few findings teach little.
 const RIDGE: f64 = 1.0;
 
+/// Deviation from which a feature differs between findings by more than rounding.
+const LEAST_DEVIATION: f64 = 1e-6;
+
 /// A finding: a 26-connected component of what Focus marks, on the prepared grid.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
@@ -104,8 +107,9 @@ impl Gate {
         }
         let n = examples.len() as f64;
         let mean: Vec<f64> = (0..FEATURES.len()).map(|f| examples.iter().map(|e| e.0[f]).sum::<f64>() / n).collect();
-        let deviation: Vec<f64> =
-            (0..FEATURES.len()).map(|f| (examples.iter().map(|e| (e.0[f] - mean[f]).powi(2)).sum::<f64>() / n).sqrt().max(1e-9)).collect();
+        let deviation = |f: usize| (examples.iter().map(|e| (e.0[f] - mean[f]).powi(2)).sum::<f64>() / n).sqrt();
+        // A feature that was the same everywhere teaches nothing: divided by its rounding error it would decide about every finding to come.
+        let deviation: Vec<f64> = (0..FEATURES.len()).map(deviation).map(|d| if d > LEAST_DEVIATION { d } else { 1.0 }).collect();
         let mut gate = Gate { mean, deviation, coefficients: vec![0.0; FEATURES.len()], intercept: 0.0, threshold: 0.0 };
         let rows: Vec<(Vec<f64>, f64)> =
             examples.iter().map(|(x, y)| (gate.standardised(x).chain([1.0]).collect(), f64::from(u8::from(*y)))).collect();
@@ -236,6 +240,24 @@ mod tests {
         assert!(Gate::fit(&examples[..1]).is_none() && Gate::fit(&[]).is_none());
         let again: Gate = serde_json::from_str(&serde_json::to_string(&gate).unwrap()).unwrap();
         assert!((again.probability(&examples[0].0) - gate.probability(&examples[0].0)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_feature_that_never_differed_decides_nothing() {
+        let mut rng = stream(1, "gate", 1, 0);
+        let example = |lesion: bool, rng: &mut crate::rng::Stream| {
+            let mut x: [f64; FEATURES.len()] = std::array::from_fn(|_| rng.random());
+            x[0] += if lesion { 1.5 } else { 0.0 };
+            x[1] = 0.1;
+            (x, lesion)
+        };
+        let examples: Vec<_> = (0..150).map(|i| example(i % 3 == 0, &mut rng)).collect();
+        let gate = Gate::fit(&examples).unwrap();
+        for (x, _) in &examples[..20] {
+            let mut other = *x;
+            other[1] = 0.9;
+            assert!((gate.probability(x) - gate.probability(&other)).abs() < 1e-6);
+        }
     }
 
     #[test]

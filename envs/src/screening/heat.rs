@@ -112,15 +112,7 @@ impl CellGrid {
     /// there are `most` or all is read.
     pub fn hottest_parts(&self, heat: &[f32], fine: &CellGrid, window: [usize; 3], most: usize) -> Vec<Part> {
         let side = fine.cell();
-        let reads = |part: &Part, voxel: [usize; 3]| {
-            (0..3).all(|a| {
-                let (half, all) = (part.cells[a] as f64 / 2.0, fine.cells()[a]);
-                let off = (voxel[a] as f64 + 0.5) / side[a] as f64 - part.start[a] as f64 - half;
-                // Beyond the scan's own faces there are no surroundings to miss.
-                let whole = if off < 0.0 { part.start[a] == 0 } else { part.start[a] + part.cells[a] == all };
-                off.abs() <= if whole { half } else { half * WELL_READ }
-            })
-        };
+        let in_cells = |voxel: [usize; 3]| std::array::from_fn(|a| (voxel[a] as f64 + 0.5) / side[a] as f64);
         let mut order: Vec<usize> = (0..heat.len()).collect();
         order.sort_by(|&a, &b| heat[b].total_cmp(&heat[a]));
         let mut parts: Vec<Part> = Vec::new();
@@ -129,11 +121,21 @@ impl CellGrid {
                 break;
             }
             let voxel = self.middle(cell);
-            if !parts.iter().any(|part| reads(part, voxel)) {
+            if !parts.iter().any(|part| fine.reads(part, in_cells(voxel))) {
                 parts.push(fine.part(voxel, window));
             }
         }
         parts
+    }
+
+    /// Whether `part` was read around `place`, in cells: not at its faces, unless those are the grid's own, beyond which there is nothing to miss.
+    fn reads(&self, part: &Part, place: [f64; 3]) -> bool {
+        (0..3).all(|a| {
+            let half = part.cells[a] as f64 / 2.0;
+            let off = place[a] - part.start[a] as f64 - half;
+            let own_face = if off < 0.0 { part.start[a] == 0 } else { part.start[a] + part.cells[a] == self.cells()[a] };
+            off.abs() <= if own_face { half } else { half * WELL_READ }
+        })
     }
 
     /// The voxel in the middle of cell number `cell`, inside the scan.
@@ -143,8 +145,8 @@ impl CellGrid {
         std::array::from_fn(|a| (place[a] * side[a] + side[a] / 2).min(self.shape[a].saturating_sub(1)))
     }
 
-    /// `heat` of this grid on the cells of `fine`: what was read of each part (`[cells]`) in its place, of parts that overlap that whose middle is
-    /// nearest, and elsewhere what the cell of this grid says that lies over it.
+    /// `heat` of this grid on the cells of `fine`: what was read of each part (`[cells]`) in its place, but at its faces; of parts that overlap that
+    /// whose middle is nearest; and elsewhere what the cell of this grid says that lies over it.
     pub fn refine(&self, heat: &[f32], fine: &CellGrid, parts: &[(Part, Vec<f32>)]) -> Vec<f32> {
         let (cell, [_, my, mz]) = (self.cell(), self.cells());
         let over = |v: [usize; 3]| ((v[0] / cell[0]) * my + v[1] / cell[1]) * mz + v[2] / cell[2];
@@ -156,7 +158,7 @@ impl CellGrid {
             for (i, &value) in part.numbers(all).zip(read) {
                 let place = [i / (all[1] * all[2]), i / all[2] % all[1], i % all[2]];
                 let distance = (0..3).map(|a| off(a, place[a]).powi(2)).sum::<f32>();
-                if distance < nearest[i] {
+                if distance < nearest[i] && fine.reads(part, place.map(|p| p as f64 + 0.5)) {
                     (nearest[i], refined[i]) = (distance, value);
                 }
             }
@@ -358,5 +360,13 @@ mod tests {
         // Cell 2 lies at the faces of both parts: the first keeps it.
         assert_eq!(coarse.refine(&[1.0, 2.0, 3.0], &fine, &read), [10.0, 11.0, 12.0, 21.0, 22.0, 3.0]);
         assert_eq!(fine.of_part(&[0, 1, 2, 3, 4, 5], part(2)), [2, 3, 4]);
+        // At the faces of a part nothing is replaced, unless they are the scan's.
+        let coarse = CellGrid { shape: [1, 1, 64], factor: [1, 1, 4], stride: 1 };
+        let fine = CellGrid { factor: [1, 1, 2], ..coarse };
+        for (start, replaced) in [(9, 10..16), (0, 0..7), (24, 25..32)] {
+            let part = Part { start: [0, 0, start], cells: [1, 1, 8] };
+            let refined = coarse.refine(&[0.0; 16], &fine, &[(part, vec![1.0; 8])]);
+            assert!((0..32).all(|i| (refined[i] == 1.0) == replaced.contains(&i)), "{start}: {refined:?}");
+        }
     }
 }

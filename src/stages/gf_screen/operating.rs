@@ -9,10 +9,9 @@ use panscreen_envs::metrics::conformal::{risk_control, scans_needed, smallest_ri
 use panscreen_envs::metrics::{Matching, match_lesions};
 use panscreen_envs::screening::cached::{SIZE_CLASSES, size_class};
 use panscreen_envs::screening::gate::{FEATURES, Gate, findings};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::validate::{OperatingPoint, Seen, candidates};
+use super::validate::{OperatingPoint, Seen, candidates, each};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::screen::{Choice, ClassGuarantee, Guarantee, log_odds};
@@ -112,8 +111,7 @@ impl Operating {
         let thresholds = candidates(seen);
         let in_use = Choice::Above(point.map_or(0.5, |p| p.threshold));
         let calibration = Calibration::of(seen)?;
-        let measured =
-            seen.par_iter().map(|s| Measured::of(s, &thresholds, in_use, calibration.scaling, config)).collect::<Result<Vec<_>>>()?;
+        let measured = each(seen, |s| Measured::of(s, &thresholds, in_use, calibration.scaling, config))?;
         let sum = |of: &dyn Fn(&Measured) -> usize| measured.iter().map(of).sum::<usize>();
         let windows = seen.iter().map(|s| s.plan.grid).sum::<usize>().max(1) as f64;
         let found_everywhere = sum(&|m| m.losses.everywhere.iter().sum::<u32>() as usize);

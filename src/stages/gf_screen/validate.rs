@@ -21,6 +21,9 @@ use crate::screen::{Budget, Choice, FocusCache, Glanced, Image, Looked, Plan, Sc
 const SHARES: [f64; 22] =
     [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.22, 0.25, 0.28, 0.32, 0.36, 0.4, 0.5, 1.0];
 
+/// Scans that are judged side by side.
+const AT_ONCE: usize = 8;
+
 /// The threshold where there is no window to choose one by.
 const NO_CANDIDATE: f32 = 0.5;
 
@@ -239,9 +242,18 @@ fn at(seen: &[Seen], everywhere: &Scores, threshold: f32, config: &Config) -> Re
     Ok((summary, OperatingPoint { threshold, relative_recall, windows_kept, scans: seen.len(), lesions: everywhere.lesions.lesions }))
 }
 
+/// `of` each scan, in order. A few at a time: each needs memory for a whole scan.
+pub fn each<'s, T: Send>(seen: &[Seen<'s>], of: impl Fn(&Seen<'s>) -> Result<T> + Sync) -> Result<Vec<T>> {
+    let mut all = Vec::with_capacity(seen.len());
+    for some in seen.chunks(AT_ONCE) {
+        all.extend(some.par_iter().map(&of).collect::<Result<Vec<_>>>()?);
+    }
+    Ok(all)
+}
+
 /// Summary over all scans, and the share of the windows that Focus saw.
 fn judge_all(seen: &[Seen], choice: Choice, config: &Config) -> Result<(Scores, f64)> {
-    let judged = seen.par_iter().map(|s| s.judge(choice, config)).collect::<Result<Vec<_>>>()?;
+    let judged = each(seen, |s| s.judge(choice, config))?;
     let (scores, kept): (Vec<CaseScore>, Vec<usize>) = judged.into_iter().unzip();
     let windows: usize = seen.iter().map(|s| s.plan.grid).sum();
     Ok((Scores::of(&scores.iter().collect::<Vec<_>>()), kept.iter().sum::<usize>() as f64 / windows.max(1) as f64))
