@@ -7,6 +7,7 @@ use panscreen_envs::io::{self, Opened, Warning};
 use panscreen_envs::metrics::calibration::Scaling;
 use panscreen_envs::screening::gate::Gate;
 use panscreen_envs::volume::{PrepareConfig, Volume, WayBack, prepare};
+use panscreen_policies::kernels::flops;
 use serde::{Deserialize, Serialize};
 
 use super::{Budget, Choice, Glanced, Guarantee, Image, Left, Lesion, Looked, Place, Plan, Screener, lesions};
@@ -37,6 +38,9 @@ pub struct StepCost {
     /// CPU time of all threads; `null` where the system doesn't tell.
     #[serde(default)]
     pub cpu_seconds: Option<f64>,
+    /// Floating-point operations that the networks asked for, in 10^9: see [`panscreen_policies::kernels::flops`].
+    #[serde(default)]
+    pub gflop: f64,
     /// Highest memory of the process during the step; `null` where the system doesn't tell.
     pub peak_mib: Option<f64>,
 }
@@ -114,10 +118,11 @@ struct Costs {
 impl Costs {
     fn step<T>(&mut self, name: &str, work: impl FnOnce() -> T) -> T {
         reset_peak_memory();
-        let clock = Stopwatch::start();
+        let (clock, flops_before) = (Stopwatch::start(), flops());
         let out = work();
+        let gflop = (flops() - flops_before) as f64 * 1e-9;
         let peak_mib = peak_memory_bytes().map(|b| b as f64 / f64::from(1 << 20));
-        self.steps.push(StepCost { step: name.into(), seconds: clock.seconds(), cpu_seconds: clock.cpu_seconds(), peak_mib });
+        self.steps.push(StepCost { step: name.into(), seconds: clock.seconds(), cpu_seconds: clock.cpu_seconds(), gflop, peak_mib });
         out
     }
 }
