@@ -3,11 +3,11 @@
 //! Scores exist for a block of query rows at a time; the backward pass computes them again. Shapes: W windows of L tokens, H heads of E
 //! values; `qkv_WL3HE` is what the projection of queries, keys and values gives.
 
-use super::linear::{Panels, cover, pack_pairs};
-use super::scratch::with_scratch;
+use super::linear::{Panels, cells};
+use super::scratch::{uninit, with_scratch};
 use super::simd::{Isa, Kernel, LANES, Lanes, dispatch};
 use super::softmax::{backward_row, exponentials};
-use super::tile::{Cell, Correlate};
+use super::tile::Correlate;
 use rayon::prelude::*;
 
 /// Query rows whose scores exist at the same time: 66 KiB for windows of 343.
@@ -89,7 +89,8 @@ impl<'a> Attention<'a> {
             }
             row[length..].fill(0.0);
         }
-        keys.multiply(isa, queries, &cells(sums.len(), self.per_head()), None, row_len, scores);
+        // SAFETY: `multiply` writes values.
+        keys.multiply(isa, queries, &cells(sums.len(), self.per_head()), None, row_len, unsafe { uninit(scores) });
         let regions = self.regions(window);
         for (r, (row, sum)) in scores.chunks_exact_mut(row_len).zip(sums).enumerate() {
             // SAFETY: `isa` is detected or portable.
@@ -124,7 +125,8 @@ impl<'a> Attention<'a> {
                         self.scaled_queries(window, head, block * ROWS, queries);
                         self.weights(isa, window, head, block * ROWS, queries, &keys, scores, sums);
                         out.fill(0.0);
-                        values.multiply(isa, scores, &cells(rows, row_len), None, per_head, out);
+                        // SAFETY: `multiply` writes values.
+                        values.multiply(isa, scores, &cells(rows, row_len), None, per_head, unsafe { uninit(out) });
                         for ((y, out), sum) in y.chunks_exact_mut(width).zip(out.chunks_exact(per_head)).zip(sums) {
                             let inverse = 1.0 / *sum;
                             for (y, out) in y[head * per_head..].iter_mut().zip(out) {
@@ -197,7 +199,8 @@ impl<'a> Attention<'a> {
                     self.scaled_queries(window, head, first, queries);
                     self.weights(isa, window, head, first, queries, &keys, weights, sums);
                     dscores.fill(0.0);
-                    values.multiply(isa, dout, &cells(rows, per_head), None, row_len, dscores);
+                    // SAFETY: `multiply` writes values.
+                    values.multiply(isa, dout, &cells(rows, per_head), None, row_len, unsafe { uninit(dscores) });
                     for (r, sum) in sums.iter().enumerate() {
                         let [weights, dscores] = [&mut *weights, &mut *dscores].map(|all| &mut all[r * row_len..][..length]);
                         let dbias = dbias.as_deref_mut().map(|dbias| &mut dbias[(first + r) * length..][..length]);
@@ -225,7 +228,8 @@ impl<'a> Attention<'a> {
                     accumulate(dout, weights, dvalues);
                     accumulate(queries, dscores, dkeys);
                     dqueries.fill(0.0);
-                    key_columns.multiply(isa, dscores, &cells(rows, row_len), None, per_head, dqueries);
+                    // SAFETY: `multiply` writes values.
+                    key_columns.multiply(isa, dscores, &cells(rows, row_len), None, per_head, unsafe { uninit(dqueries) });
                     for (r, from) in dqueries.chunks_exact(per_head).enumerate() {
                         let to = &mut dqkv[(first + r) * stride + head * per_head..];
                         for (to, from) in to.iter_mut().zip(from) {
@@ -246,9 +250,23 @@ impl<'a> Attention<'a> {
     }
 }
 
-/// Consecutive rows.
-fn cells(rows: usize, stride: usize) -> Vec<Cell> {
-    (0..rows).map(|row| Cell { source: row * stride, row }).collect()
+/// Offsets of the vectors that cover `len >= 8` values (the last may overlap the one before), in whole blocks: the last is repeated.
+fn cover(len: usize) -> Vec<[usize; Correlate::VECTORS]> {
+    let vectors = len.div_ceil(LANES);
+    let offset = |v: usize| (v.min(vectors - 1) * LANES).min(len - LANES);
+    (0..vectors.div_ceil(Correlate::VECTORS)).map(|block| std::array::from_fn(|v| offset(block * Correlate::VECTORS + v))).collect()
+}
+
+/// Writes `columns` values of each row as `[pair of columns][row][2]`; a missing last column is 0.
+fn pack_pairs(rows: &[f32], stride: usize, columns: usize, to: &mut [f32]) {
+    let count = to.len() / columns.next_multiple_of(Correlate::PAIR);
+    for (pair, to) in to.chunks_exact_mut(count * Correlate::PAIR).enumerate() {
+        for (row, to) in to.chunks_exact_mut(Correlate::PAIR).enumerate() {
+            let at = row * stride + pair * Correlate::PAIR;
+            to[0] = rows[at];
+            to[1] = if pair * Correlate::PAIR + 1 < columns { rows[at + 1] } else { 0.0 };
+        }
+    }
 }
 
 /// The mask, then `exp(score - maximum)` in place; their sum.
@@ -269,7 +287,7 @@ impl Kernel for SoftmaxRow<'_> {
                 *score += if *region == own { 0.0 } else { APART };
             }
         }
-        *sum = exponentials(row);
+        *sum = exponentials::<L>(row);
     }
 }
 

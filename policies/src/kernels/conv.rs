@@ -7,9 +7,9 @@ use super::backend::Window;
 use super::geometry::{Axis, Packing, Volumes, for_each_cell};
 use super::pack::{Epilogue, unpack};
 use super::pack_weight::{WeightBlock, WeightStrides};
-use super::scratch::with_scratch;
+use super::scratch::{uninit, with_scratch};
 use super::simd::{Isa, LANES};
-use super::tile::{Cell, Gather};
+use super::tile::{Cell, Gather, channel_blocks};
 use super::winograd;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -23,14 +23,6 @@ const DEPTH: usize = 2048;
 /// and the packed weights exceed the cache: every task packs the weights of its own channels, and visits all positions.
 const DEEP_POSITIONS: usize = 2 * BLOCK;
 const DEEP_CHANNELS: usize = 128;
-/// Output channels of a deep task.
-const DEEP_BLOCK: usize = 2 * LANES;
-
-/// Output channels in blocks of 2 vectors, the last perhaps of 1: `(first vector, vectors)`.
-pub fn channel_blocks(channels: usize) -> impl Iterator<Item = (usize, usize)> {
-    let total = channels.div_ceil(LANES);
-    (0..total).step_by(2).map(move |first| (first, (total - first).min(2)))
-}
 
 /// One phase: the kernel taps that its output positions use. Every tap belongs to one phase.
 struct Part {
@@ -121,7 +113,7 @@ impl<'a> Plan<'a> {
                     let positions = images * volume;
                     // Small layers still give some tasks to share; depends on the shape alone.
                     let (block, channels) = match deep {
-                        true => (positions, DEEP_BLOCK),
+                        true => (positions, isa.block() * LANES),
                         false => ((positions / 16).next_multiple_of(24).clamp(24, BLOCK), self.channels_out),
                     };
                     let (packed, weights) = (&*packed, (!deep).then_some(&*weights));
@@ -150,7 +142,7 @@ impl<'a> Plan<'a> {
     fn pack_weights(&self, isa: Isa, to: &mut [f32]) {
         let mut rest = to;
         let mut blocks = Vec::new();
-        for (first, vectors) in channel_blocks(self.channels_out) {
+        for (first, vectors) in channel_blocks(isa, self.channels_out) {
             for block in 0..self.packing.blocks() {
                 let (here, after) = rest.split_at_mut(self.depth() * vectors * LANES);
                 blocks.push((first * LANES, vectors * LANES, block, here));
@@ -188,7 +180,7 @@ impl<'a> Plan<'a> {
         let row_len = channels.len().next_multiple_of(LANES);
         with_scratch(range.len() * row_len, |out| {
             for block in 0..self.packing.blocks() {
-                for (first, vectors) in channel_blocks(channels.len()) {
+                for (first, vectors) in channel_blocks(isa, channels.len()) {
                     let (first, width) = (first * LANES, vectors * LANES);
                     let mut product = |weights: &[f32]| {
                         for (part, cells) in self.parts.iter().zip(&cells) {
@@ -202,7 +194,8 @@ impl<'a> Plan<'a> {
                                 start: (block == 0).then(|| &start[channels.start + first..]),
                                 vectors,
                                 row_len,
-                                out: &mut out[first..],
+                                // SAFETY: a product writes values.
+                                out: unsafe { uninit(&mut out[first..]) },
                             };
                             gather.run(isa);
                         }

@@ -17,6 +17,8 @@ const PARTIAL: usize = 2 << 20;
 /// Tasks wanted for one group of images.
 const TASKS: usize = 16;
 const PAIR: usize = Correlate::PAIR;
+/// Output channels of a task are a multiple of this: what the widest tile takes together.
+const TOGETHER: usize = 8;
 
 /// Gradient of [`forward`](super::conv::forward) with respect to its weight, `[O, I, KD, KH, KW]`.
 ///
@@ -53,7 +55,7 @@ pub fn weight_gradient(isa: Isa, x: Volumes, dy: Volumes, window: Window) -> Vec
     // An odd last channel gets a partner that nobody reads.
     let channels_summed = channels_out.next_multiple_of(PAIR);
     let chunks = (group * volume / BLOCK).clamp(1, TASKS).min((PARTIAL / (channels_summed * row)).max(1));
-    let channels_per_task = channels_summed.div_ceil(TASKS / chunks).next_multiple_of(PAIR);
+    let channels_per_task = channels_summed.div_ceil(TASKS / chunks).next_multiple_of(TOGETHER);
 
     with_scratch(chunks * channels_summed * row, |sums| {
         for first in (0..batch).step_by(group) {

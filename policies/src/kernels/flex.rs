@@ -7,21 +7,18 @@ use super::conv_weight::weight_gradient;
 use super::geometry::{Dims, Volumes};
 use super::pack::Epilogue;
 use super::simd::Isa;
-use super::{fallback, fallback_rows, layer_norm, linear, math, norm, pool, softmax};
+use super::{fallback, fallback_rows, layer_norm, linear, math, norm, pointwise, pool, softmax};
 use burn::backend::Flex;
 use burn::tensor::ops::{ActivationOps, ConvTransposeOptions, FloatTensor, FloatTensorOps, ModuleOps};
 use burn::tensor::{DType, TensorData, TensorMetadata};
 
 type FlexTensor = FloatTensor<Flex>;
 
-/// A pointwise convolution is a plain matrix product on the layout as it is, where Burn's is faster than packing.
+/// A pointwise convolution is a plain matrix product on the layout as it is.
 const POINTWISE: Window = Window { kernel: [1; 3], stride: [1; 3], padding: [0; 3] };
 
 impl KernelBackend for Flex {
     fn kernel_conv3d(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>, window: Window) -> FlexTensor {
-        if window == POINTWISE {
-            return Self::conv3d(x, weight, bias, window.conv_options());
-        }
         let Some([Some(x), Some(weight), bias]) = f32_inputs([Some(&x), Some(&weight), bias.as_ref()]) else {
             return Self::conv3d(x, weight, bias, window.conv_options());
         };
@@ -29,14 +26,13 @@ impl KernelBackend for Flex {
         let [batch, _, size @ ..] = x.dims;
         let [d, h, w] = window.output(size);
         let epilogue = Epilogue { shift: bias.as_ref().map(FlexTensor::storage), ..Epilogue::default() };
-        let y = conv::forward(Isa::detect(), x, weight, window, epilogue);
-        flex(y, [batch, weight.dims[0], d, h, w])
+        flex(convolution(x, weight, window, epilogue), [batch, weight.dims[0], d, h, w])
     }
 
     fn kernel_conv3d_act(x: FlexTensor, weight: FlexTensor, residual: Option<FlexTensor>, config: ConvAct<Self>) -> FlexTensor {
         let ConvAct { scale, shift, window, negative_slope } = &config;
         let inputs = [Some(&x), Some(&weight), residual.as_ref(), Some(scale), Some(shift)];
-        let Some([Some(x), Some(weight), residual, Some(scale), Some(shift)]) = f32_inputs(inputs).filter(|_| *window != POINTWISE) else {
+        let Some([Some(x), Some(weight), residual, Some(scale), Some(shift)]) = f32_inputs(inputs) else {
             return fallback::conv3d_act::<Self>(x, weight, residual, config);
         };
         let (x, weight) = (volumes(&x), volumes(&weight));
@@ -44,7 +40,7 @@ impl KernelBackend for Flex {
         let [d, h, w] = window.output(size);
         let residual = residual.as_ref().map(FlexTensor::storage);
         let epilogue = Epilogue { scale: Some(scale.storage()), shift: Some(shift.storage()), residual, negative_slope: *negative_slope };
-        flex(conv::forward(Isa::detect(), x, weight, *window, epilogue), [batch, weight.dims[0], d, h, w])
+        flex(convolution(x, weight, *window, epilogue), [batch, weight.dims[0], d, h, w])
     }
 
     fn kernel_channel_moments(x: FlexTensor) -> [FlexTensor; 2] {
@@ -54,14 +50,14 @@ impl KernelBackend for Flex {
     }
 
     fn kernel_conv3d_dx(x: FlexTensor, weight: FlexTensor, dy: FlexTensor, window: Window) -> FlexTensor {
-        if window == POINTWISE {
-            return Self::conv3d(dy, weight.transpose(0, 1), None, window.conv_options());
-        }
         let Some([Some(weight_f32), Some(dy_f32)]) = f32_inputs([Some(&weight), Some(&dy)]) else {
             return Self::conv3d_x_backward(x, weight, dy, window.conv_options());
         };
         let dims: Dims = x.shape().dims();
         let [_, _, size @ ..] = dims;
+        if window == POINTWISE {
+            return flex(pointwise::input_gradient(Isa::detect(), volumes(&dy_f32), weight_f32.storage()), dims);
+        }
         flex(conv::input_gradient(Isa::detect(), volumes(&dy_f32), volumes(&weight_f32), None, size, window), dims)
     }
 
@@ -69,7 +65,11 @@ impl KernelBackend for Flex {
         let Some([Some(x), Some(dy)]) = f32_inputs([Some(&x), Some(&dy)]) else {
             return Self::conv3d_weight_backward(x, weight, dy, window.conv_options());
         };
-        flex(weight_gradient(Isa::detect(), volumes(&x), volumes(&dy), window), weight.shape().dims::<5>())
+        let dims: Dims = weight.shape().dims();
+        if window == POINTWISE {
+            return flex(pointwise::weight_gradient(Isa::detect(), volumes(&x), volumes(&dy)), dims);
+        }
+        flex(weight_gradient(Isa::detect(), volumes(&x), volumes(&dy), window), dims)
     }
 
     fn kernel_conv_transpose3d(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>, stride: [usize; 3]) -> FlexTensor {
@@ -160,8 +160,8 @@ impl KernelBackend for Flex {
     }
 
     fn kernel_linear_backward(x: FlexTensor, dy: FlexTensor) -> LinearGrads<Self> {
-        let size @ [outputs, inputs] = [dy.shape().dims::<2>()[1], x.shape().dims::<2>()[1]];
-        let Some([Some(x), Some(dy)]) = f32_inputs([Some(&x), Some(&dy)]).filter(|_| linear::fits(inputs)) else {
+        let size @ [outputs, _] = [dy.shape().dims::<2>()[1], x.shape().dims::<2>()[1]];
+        let Some([Some(x), Some(dy)]) = f32_inputs([Some(&x), Some(&dy)]) else {
             return fallback_rows::linear_backward::<Self>(x, dy);
         };
         let (weight, bias) = linear::weight_gradient(Isa::detect(), x.storage(), dy.storage(), size);
@@ -230,6 +230,13 @@ impl KernelBackend for Flex {
         let (dqkv, dbias) = inputs.backward(Isa::detect(), dy.storage());
         AttentionGrads { qkv: like(dqkv, &qkv_f32), bias: bias_f32.as_ref().map(|bias| like(dbias, bias)) }
     }
+}
+
+fn convolution(x: Volumes, weight: Volumes, window: Window, epilogue: Epilogue) -> Vec<f32> {
+    if window == POINTWISE {
+        return pointwise::forward(Isa::detect(), x, weight.values, epilogue);
+    }
+    conv::forward(Isa::detect(), x, weight, window, epilogue)
 }
 
 /// As [`f32_inputs`], where our attention takes the heads' size.

@@ -9,31 +9,41 @@ const CHUNK: usize = 1 << 14;
 
 /// `e^x` to 2 units in the last place; 1e-38 below -87, 2e38 above 88.
 #[inline(always)]
-pub fn exp(x: f32) -> f32 {
+pub fn exp<L: Lanes>(x: f32) -> f32 {
     // Added to a value below 2^22, rounds it to an integer, which is then in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+    // Cephes' polynomial for |r| <= ln 2 / 2.
+    const POLYNOMIAL: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
     // NaN stays NaN: the comparisons are false.
     let x = if x < -87.0 { -87.0 } else { x };
     let x = if x > 88.0 { 88.0 } else { x };
-    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let rounded = L::fused(x, std::f32::consts::LOG2_E, ROUND);
     let n = rounded - ROUND;
-    let r = x - n * LN_2[0] - n * LN_2[1];
-    // Cephes' polynomial for |r| <= ln 2 / 2.
-    let p = ((((1.987_569_1e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r + 1.666_666_5e-1) * r + 0.5;
+    let r = L::fused(n, -LN_2[1], L::fused(n, -LN_2[0], x));
+    let p = polynomial::<L, 6>(r, POLYNOMIAL);
     let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23));
-    (p * r * r + r + 1.0) * power
+    (L::fused(p * r, r, r) + 1.0) * power
 }
 
-/// Distribution function and density of the standard normal distribution, to 1e-7 (Abramowitz and Stegun 7.1.26).
+/// By Horner's rule, the highest power first.
 #[inline(always)]
-fn normal(x: f32) -> (f32, f32) {
+fn polynomial<L: Lanes, const N: usize>(x: f32, factors: [f32; N]) -> f32 {
+    let mut sum = factors[0];
+    for factor in &factors[1..] {
+        sum = L::fused(sum, x, *factor);
+    }
+    sum
+}
+
+/// Upper tail of the standard normal distribution above `x >= 0`, to 1e-7, and its density there (Abramowitz and Stegun 7.1.26).
+#[inline(always)]
+fn normal_tail<L: Lanes>(x: f32) -> (f32, f32) {
     const FRAC_1_SQRT_2PI: f32 = 0.398_942_3;
-    let t = 1.0 / (1.0 + 0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2 * x.abs());
-    let e = exp(-0.5 * x * x);
-    let p = ((((1.061_405_4 * t - 1.453_152) * t + 1.421_413_7) * t - 0.284_496_74) * t + 0.254_829_6) * t;
-    let tail = 0.5 * p * e;
-    (if x > 0.0 { 1.0 - tail } else { tail }, FRAC_1_SQRT_2PI * e)
+    const TAIL: [f32; 5] = [1.061_405_4, -1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6];
+    let t = 1.0 / L::fused(0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2, x, 1.0);
+    let e = exp::<L>(-0.5 * x * x);
+    (0.5 * t * polynomial::<L, 5>(t, TAIL) * e, FRAC_1_SQRT_2PI * e)
 }
 
 /// Reduces `term(i)` over `0..len` in 16 strands.
@@ -51,45 +61,67 @@ pub fn strands(len: usize, first: f32, term: impl Fn(usize) -> f32, join: impl F
     strands.iter().fold(rest, |a, &b| join(a, b))
 }
 
-struct Map<'a, F>(&'a [f32], &'a [f32], &'a mut [MaybeUninit<f32>], F);
+/// Beyond, tail and density vanish beside the rest, and products with infinity are avoided.
+const FAR: f32 = 14.0;
 
-impl<F: Fn(f32, f32) -> f32> Kernel for Map<'_, F> {
+/// A task of [`gelu`].
+struct Gelu<'a>(&'a [f32], &'a mut [MaybeUninit<f32>]);
+
+impl Kernel for Gelu<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let Map(a, b, to, f) = self;
-        for ((a, b), to) in a.iter().zip(b).zip(to) {
-            to.write(f(*a, *b));
+        for (&x, y) in self.0.iter().zip(self.1) {
+            // Not a number stays so: the comparisons are false.
+            let distance = if x.abs() > FAR { FAR } else { x.abs() };
+            let positive = if x < 0.0 { 0.0 } else { x };
+            y.write(L::fused(-distance, normal_tail::<L>(distance).0, positive));
         }
     }
 }
 
-/// `f` of each pair of values.
-fn map(isa: Isa, a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Copy + Sync) -> Vec<f32> {
-    assert_eq!(a.len(), b.len(), "map: the inputs' lengths differ");
-    let mut y = Vec::with_capacity(a.len());
-    let tasks = y.spare_capacity_mut()[..a.len()].par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK));
-    // SAFETY: `isa` is detected or portable.
-    tasks.for_each(|((y, a), b)| unsafe { dispatch(isa, Map(a, b, y, f)) });
-    // SAFETY: every value was written.
-    unsafe { y.set_len(a.len()) };
-    y
+/// A task of [`gelu_backward`].
+struct GeluBackward<'a>(&'a [f32], &'a [f32], &'a mut [MaybeUninit<f32>]);
+
+impl Kernel for GeluBackward<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        for ((&x, dy), dx) in self.0.iter().zip(self.1).zip(self.2) {
+            let distance = if x.abs() > FAR { FAR } else { x.abs() };
+            let (tail, density) = normal_tail::<L>(distance);
+            // The derivative less one half is odd.
+            let odd = L::fused(distance, density, 0.5 - tail);
+            dx.write(dy * (0.5 + odd.copysign(x)));
+        }
+    }
 }
 
 /// See [`gelu`](super::gelu).
 pub fn gelu(isa: Isa, x: &[f32]) -> Vec<f32> {
-    map(isa, x, x, |x, _| x * normal(x).0)
+    let mut y = Vec::with_capacity(x.len());
+    let tasks = y.spare_capacity_mut()[..x.len()].par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
+    // SAFETY: `isa` is detected or portable.
+    tasks.for_each(|(y, x)| unsafe { dispatch(isa, Gelu(x, y)) });
+    // SAFETY: every value was written.
+    unsafe { y.set_len(x.len()) };
+    y
 }
 
 /// Gradient of [`gelu`].
 pub fn gelu_backward(isa: Isa, x: &[f32], dy: &[f32]) -> Vec<f32> {
-    map(isa, x, dy, |x, dy| {
-        let (below, density) = normal(x);
-        dy * (below + x * density)
-    })
+    assert_eq!(x.len(), dy.len(), "gelu_backward: the inputs' lengths differ");
+    let mut dx = Vec::with_capacity(x.len());
+    let tasks = dx.spare_capacity_mut()[..x.len()].par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
+    // SAFETY: `isa` is detected or portable.
+    tasks.for_each(|((dx, x), dy)| unsafe { dispatch(isa, GeluBackward(x, dy, dx)) });
+    // SAFETY: every value was written.
+    unsafe { dx.set_len(x.len()) };
+    dx
 }
 
 #[test]
 fn exp_is_exact_to_two_units() {
+    use super::simd::Portable;
+    let exp = exp::<Portable>;
     for i in -86_999..88_000 {
         let x = i as f32 * 1e-3;
         let expected = (x as f64).exp();
@@ -105,12 +137,45 @@ fn gelu_has_pytorchs_values() {
     let x = [-5.0, -1.0, -0.1, 0.0, 0.5, 2.0, f32::INFINITY];
     let y = [-1.433_257e-6, -0.158_655_25, -0.046_017_22, 0.0, 0.345_731_23, 1.954_499_7];
     let dy = [-7.146_63e-6, -0.083_315_47, 0.420_476_9, 0.5, 0.867_495_1, 1.085_231_8];
-    for isa in [Isa::Portable, Isa::detect()] {
+    for &isa in Isa::all() {
         let (found, slope) = (gelu(isa, &x), gelu_backward(isa, &x, &[1.0; 7]));
         for i in 0..6 {
             assert!((found[i] - y[i]).abs() < 3e-7, "{isa:?}: gelu({}) = {}, expected {}", x[i], found[i], y[i]);
             assert!((slope[i] - dy[i]).abs() < 5e-7, "{isa:?}: gelu'({}) = {}, expected {}", x[i], slope[i], dy[i]);
         }
         assert_eq!(found[6], f32::INFINITY);
+        assert!(gelu(isa, &[f32::NEG_INFINITY])[0].abs() < 1e-37, "{isa:?}");
+        assert!(gelu(isa, &[f32::NAN])[0].is_nan() && gelu_backward(isa, &[f32::NAN], &[1.0])[0].is_nan());
+    }
+}
+
+/// Against the error function in `f64`, by its series and its continued fraction.
+#[test]
+fn gelu_is_exact_to_a_millionth() {
+    let upper_tail = |x: f64| match x < 3.0 {
+        true => {
+            let (mut term, mut sum) = (x, x);
+            for n in 1..100 {
+                term *= x * x / (2 * n + 1) as f64;
+                sum += term;
+            }
+            0.5 - sum * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt()
+        }
+        false => {
+            let fraction = (1..200).rev().fold(x, |fraction, n| x + n as f64 / fraction);
+            (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt() / fraction
+        }
+    };
+    let x: Vec<f32> = (-12_000..=12_000).map(|i| i as f32 * 1e-3).collect();
+    for &isa in Isa::all() {
+        let (y, dy) = (gelu(isa, &x), gelu_backward(isa, &x, &vec![1.0; x.len()]));
+        for ((&x, &y), &dy) in x.iter().zip(&y).zip(&dy) {
+            let x = x as f64;
+            let below = if x < 0.0 { upper_tail(-x) } else { 1.0 - upper_tail(x) };
+            let slope = below + x * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
+            // An f32 near 12 is exact to 5e-7.
+            assert!((y as f64 - x * below).abs() < 6e-7, "{isa:?}: gelu({x}) = {y}, expected {}", x * below);
+            assert!((dy as f64 - slope).abs() < 6e-7, "{isa:?}: gelu'({x}) = {dy}, expected {slope}");
+        }
     }
 }

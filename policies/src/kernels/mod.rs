@@ -12,6 +12,7 @@
 //! | `norm.rs`, `pool.rs` | group norm + residual + activation, max pooling |
 //! | `linear.rs`, `layer_norm.rs`, `softmax.rs`, `attention.rs`, `math.rs` | transformers: rows of tokens; GELU |
 //! | `conv.rs`, `conv_weight.rs`, `geometry.rs` | convolution on slices: work split; what each output position reads |
+//! | `pointwise.rs` | convolutions of a single tap |
 //! | `winograd.rs` | 3x3x3 convolutions of wide layers with fewer products |
 //! | `tile.rs`, `simd.rs` | the inner loops, generic over the instruction set |
 //! | `pack.rs`, `pack_weight.rs`, `scratch.rs` | channels-last copies, packed weights, reused buffers |
@@ -35,6 +36,7 @@ mod math;
 mod norm;
 mod pack;
 mod pack_weight;
+mod pointwise;
 mod pool;
 mod scratch;
 mod simd;

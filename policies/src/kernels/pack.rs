@@ -82,11 +82,50 @@ impl<'a> Epilogue<'a> {
         self.scale.is_none() && self.shift.is_none() && self.residual.is_none() && self.negative_slope.is_none()
     }
 
+    /// On a row of sums of channel 0, to where `to` points.
+    ///
+    /// # Safety
+    /// `to` is valid for as many writes, and nobody else accesses these.
+    pub unsafe fn finish_row(&self, isa: Isa, sums: &[f32], to: *mut f32) {
+        assert!(self.residual.is_none_or(|residual| residual.len() >= sums.len()), "finish_row reads past its residual");
+        // SAFETY: handed on to the caller; `isa` was detected.
+        unsafe { dispatch(isa, FinishRow { epilogue: self, sums, to }) }
+    }
+
     /// On one value, `at` values after the start of the residual.
     fn apply(&self, sum: f32, channel: usize, at: usize) -> f32 {
         let scaled = self.scale.map_or(sum, |scale| sum * scale[channel]);
         let value = scaled + self.shift.map_or(0.0, |shift| shift[channel]) + self.residual.map_or(0.0, |residual| residual[at]);
         self.negative_slope.map_or(value, |slope| if value > 0.0 { value } else { slope * value })
+    }
+}
+
+struct FinishRow<'a> {
+    epilogue: &'a Epilogue<'a>,
+    sums: &'a [f32],
+    to: *mut f32,
+}
+
+impl Kernel for FinishRow<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let FinishRow { epilogue: &Epilogue { scale, shift, residual, negative_slope }, sums, to } = self;
+        let (scale, shift) = (scale.map_or(1.0, |scale| scale[0]), shift.map_or(0.0, |shift| shift[0]));
+        let act = |v: f32| if v > 0.0 { v } else { negative_slope.unwrap_or(1.0) * v };
+        // SAFETY: the caller's target is as long as the row.
+        let to = unsafe { std::slice::from_raw_parts_mut(to.cast::<MaybeUninit<f32>>(), sums.len()) };
+        match residual {
+            Some(residual) => {
+                for ((to, sum), residual) in to.iter_mut().zip(sums).zip(residual) {
+                    to.write(act(L::fused(*sum, scale, shift) + residual));
+                }
+            }
+            None => {
+                for (to, sum) in to.iter_mut().zip(sums) {
+                    to.write(act(L::fused(*sum, scale, shift)));
+                }
+            }
+        }
     }
 }
 

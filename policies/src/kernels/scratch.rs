@@ -2,6 +2,7 @@
 //! They start at a cache line, so that vectors at multiples of 8 values never straddle two.
 
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 
 /// Longer buffers go back to the system (128 MiB: a 96x96x64 window of 48 channels stays).
 const KEEP: usize = (128 << 20) / size_of::<Line>();
@@ -33,6 +34,15 @@ pub fn with_scratch<T>(len: usize, use_buffer: impl FnOnce(&mut [f32]) -> T) -> 
         BUFFERS.with_borrow_mut(|buffers| buffers.push(buffer));
     }
     result
+}
+
+/// For what writes to fresh memory as well as to used.
+///
+/// # Safety
+/// Nothing but values is written.
+pub unsafe fn uninit(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    // SAFETY: the same layout; the caller leaves values.
+    unsafe { &mut *(values as *mut [f32] as *mut [MaybeUninit<f32>]) }
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! Eight `f32` lanes on whatever the processor has, chosen at run time.
+//! Vectors of `f32` on whatever the processor has, chosen at run time.
 //!
 //! A kernel is written once, generic over [`Lanes`] and `#[inline(always)]`; [`dispatch`] compiles it again under each
-//! instruction set's `target_feature` and calls the one asked for.
+//! instruction set's `target_feature` and calls the one asked for. Layouts are in units of eight lanes everywhere; a
+//! [`WideKernel`] takes vectors of any length, sixteen where the processor has AVX-512.
 
 use std::sync::OnceLock;
 
@@ -13,6 +14,9 @@ pub enum Isa {
     /// x86-64 with AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// x86-64 with AVX-512 (F, VL, BW, DQ), besides AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
 }
 
 impl Isa {
@@ -23,23 +27,49 @@ impl Isa {
         if *PORTABLE.get_or_init(|| std::env::var_os("PANSCREEN_PORTABLE").is_some()) {
             return Isa::Portable;
         }
-        #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-            return Isa::Avx2;
+        *Self::all().last().expect("the portable one")
+    }
+
+    /// All that this processor has, the best last.
+    pub fn all() -> &'static [Isa] {
+        static ALL: OnceLock<Vec<Isa>> = OnceLock::new();
+        ALL.get_or_init(|| {
+            #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
+            let mut all = vec![Isa::Portable];
+            #[cfg(target_arch = "x86_64")]
+            {
+                use std::arch::is_x86_feature_detected as has;
+                if has!("avx2") && has!("fma") {
+                    all.push(Isa::Avx2);
+                    if has!("avx512f") && has!("avx512vl") && has!("avx512bw") && has!("avx512dq") {
+                        all.push(Isa::Avx512);
+                    }
+                }
+            }
+            all
+        })
+    }
+
+    /// Vectors of eight lanes in a block of output channels of the gathered product (`tile.rs`).
+    pub fn block(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => 4,
+            _ => 2,
         }
-        Isa::Portable
     }
 }
 
-/// Number of lanes of [`Lanes::V`].
+/// Number of lanes of [`Lanes`].
 pub const LANES: usize = 8;
 
-/// Operations on eight `f32`.
+/// Operations on `WIDTH` `f32`.
 ///
 /// # Safety
 /// All functions need a processor with the implementor's instruction set; `load`, `splat` and `store` need pointers
-/// that are valid for 8, 1 and 8 values, of any alignment.
-pub trait Lanes {
+/// that are valid for `WIDTH`, 1 and `WIDTH` values, of any alignment.
+pub trait Vector {
+    const WIDTH: usize;
     type V: Copy;
     unsafe fn zero() -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
@@ -53,13 +83,23 @@ pub trait Lanes {
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once or twice.
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+}
+
+/// A [`Vector`] of eight.
+///
+/// # Safety
+/// As for [`Vector`].
+pub trait Lanes: Vector {
+    /// `a * b + c` of single values, rounded as [`mul_add`](Vector::mul_add) does.
+    fn fused(a: f32, b: f32, c: f32) -> f32;
     /// Transposes the 8 x 8 matrix whose rows are given.
     unsafe fn transpose(rows: [Self::V; LANES]) -> [Self::V; LANES];
 }
 
 pub struct Portable;
 
-impl Lanes for Portable {
+impl Vector for Portable {
+    const WIDTH: usize = LANES;
     type V = [f32; LANES];
     #[inline(always)]
     unsafe fn zero() -> Self::V {
@@ -100,6 +140,13 @@ impl Lanes for Portable {
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
+}
+
+impl Lanes for Portable {
+    #[inline(always)]
+    fn fused(a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
     #[inline(always)]
     unsafe fn transpose(rows: [Self::V; LANES]) -> [Self::V; LANES] {
         std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
@@ -107,53 +154,78 @@ impl Lanes for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub use avx2::Avx2;
+pub use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use super::{LANES, Lanes};
+mod x86 {
+    use super::{LANES, Lanes, Vector};
     use std::arch::x86_64::*;
 
     pub struct Avx2;
+    pub struct Avx512;
 
-    // SAFETY of every block: the trait's contract gives the instruction set and the pointers.
+    /// The same operations under the names of either width.
+    macro_rules! vector {
+        ($name:ident, $width:expr, $v:ty, $zero:ident, $load:ident, $splat:ident, $store:ident, $add:ident, $sub:ident, $max:ident, $min:ident, $fma:ident) => {
+            // SAFETY of every block: the trait's contract gives the instruction set and the pointers.
+            impl Vector for $name {
+                const WIDTH: usize = $width;
+                type V = $v;
+                #[inline(always)]
+                unsafe fn zero() -> $v {
+                    unsafe { $zero() }
+                }
+                #[inline(always)]
+                unsafe fn load(from: *const f32) -> $v {
+                    unsafe { $load(from) }
+                }
+                #[inline(always)]
+                unsafe fn splat(from: *const f32) -> $v {
+                    unsafe { $splat(from.read()) }
+                }
+                #[inline(always)]
+                unsafe fn store(to: *mut f32, v: $v) {
+                    unsafe { $store(to, v) }
+                }
+                #[inline(always)]
+                unsafe fn add(a: $v, b: $v) -> $v {
+                    unsafe { $add(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn sub(a: $v, b: $v) -> $v {
+                    unsafe { $sub(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn max(a: $v, b: $v) -> $v {
+                    unsafe { $max(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn min(a: $v, b: $v) -> $v {
+                    unsafe { $min(a, b) }
+                }
+                #[inline(always)]
+                unsafe fn mul_add(a: $v, b: $v, c: $v) -> $v {
+                    unsafe { $fma(a, b, c) }
+                }
+            }
+        };
+    }
+
+    #[rustfmt::skip]
+    vector!(
+        Avx2, LANES, __m256, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps,
+        _mm256_max_ps, _mm256_min_ps, _mm256_fmadd_ps
+    );
+    #[rustfmt::skip]
+    vector!(
+        Avx512, 2 * LANES, __m512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps,
+        _mm512_max_ps, _mm512_min_ps, _mm512_fmadd_ps
+    );
+
     impl Lanes for Avx2 {
-        type V = __m256;
         #[inline(always)]
-        unsafe fn zero() -> __m256 {
-            unsafe { _mm256_setzero_ps() }
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> __m256 {
-            unsafe { _mm256_loadu_ps(from) }
-        }
-        #[inline(always)]
-        unsafe fn splat(from: *const f32) -> __m256 {
-            unsafe { _mm256_broadcast_ss(&*from) }
-        }
-        #[inline(always)]
-        unsafe fn store(to: *mut f32, v: __m256) {
-            unsafe { _mm256_storeu_ps(to, v) }
-        }
-        #[inline(always)]
-        unsafe fn add(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_add_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn sub(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_sub_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn max(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_max_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn min(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_min_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
-            unsafe { _mm256_fmadd_ps(a, b, c) }
+        fn fused(a: f32, b: f32, c: f32) -> f32 {
+            a.mul_add(b, c)
         }
         #[inline(always)]
         unsafe fn transpose(r: [__m256; LANES]) -> [__m256; LANES] {
@@ -190,14 +262,28 @@ pub trait Kernel {
     unsafe fn run<L: Lanes>(self);
 }
 
+/// A loop for vectors of any length.
+pub trait WideKernel {
+    /// # Safety
+    /// As for [`Kernel::run`].
+    unsafe fn run<W: Vector>(self);
+}
+
 /// Runs `kernel` compiled for `isa`.
 ///
 /// # Safety
-/// Whatever the kernel asks for. `isa` comes from [`Isa::detect`] or is `Portable`.
+/// Whatever the kernel asks for. `isa` comes from [`Isa::detect`] or [`Isa::all`].
 pub unsafe fn dispatch<K: Kernel>(isa: Isa, kernel: K) {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn with_avx2<K: Kernel>(kernel: K) {
+        // SAFETY: handed on to the caller.
+        unsafe { kernel.run::<Avx2>() }
+    }
+    // Eight lanes too, but twice the registers, and longer vectors where the compiler makes them.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")]
+    unsafe fn with_avx512<K: Kernel>(kernel: K) {
         // SAFETY: handed on to the caller.
         unsafe { kernel.run::<Avx2>() }
     }
@@ -207,6 +293,40 @@ pub unsafe fn dispatch<K: Kernel>(isa: Isa, kernel: K) {
             Isa::Portable => kernel.run::<Portable>(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => with_avx2(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => with_avx512(kernel),
+        }
+    }
+}
+
+/// Keeps a [`WideKernel`] to eight lanes.
+pub struct Eight<K>(pub K);
+
+impl<K: WideKernel> Kernel for Eight<K> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        // SAFETY: handed on to the caller.
+        unsafe { self.0.run::<L>() }
+    }
+}
+
+/// Runs `kernel` on the longest vectors of `isa`.
+///
+/// # Safety
+/// As for [`dispatch`].
+pub unsafe fn dispatch_wide<K: WideKernel>(isa: Isa, kernel: K) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")]
+    unsafe fn with_avx512<K: WideKernel>(kernel: K) {
+        // SAFETY: handed on to the caller.
+        unsafe { kernel.run::<Avx512>() }
+    }
+    // SAFETY: handed on to the caller.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => with_avx512(kernel),
+            _ => dispatch(isa, Eight(kernel)),
         }
     }
 }
@@ -246,6 +366,7 @@ fn lanes_agree_on_every_operation() {
         .chain(row(|first| first + 1.0))
         .chain(row(|_| 1.0))
         .collect();
-    assert_eq!(run(Isa::Portable), expected);
-    assert_eq!(run(Isa::detect()), expected);
+    for &isa in Isa::all() {
+        assert_eq!(run(isa), expected, "{isa:?}");
+    }
 }

@@ -9,10 +9,10 @@ const CHUNK: usize = 1 << 14;
 
 /// `exp(x - maximum)` of the row in place, and their sum.
 #[inline(always)]
-pub fn exponentials(row: &mut [f32]) -> f32 {
+pub fn exponentials<L: Lanes>(row: &mut [f32]) -> f32 {
     let highest = strands(row.len(), f32::NEG_INFINITY, |i| row[i], |a, b| if b > a { b } else { a });
     for x in row.iter_mut() {
-        *x = exp(*x - highest);
+        *x = exp::<L>(*x - highest);
     }
     strands(row.len(), 0.0, |i| row[i], |a, b| a + b)
 }
@@ -44,7 +44,7 @@ impl Kernel for Forward<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         for row in self.y.chunks_exact_mut(self.width) {
-            let inverse = 1.0 / exponentials(row);
+            let inverse = 1.0 / exponentials::<L>(row);
             for y in row.iter_mut() {
                 *y *= inverse;
             }

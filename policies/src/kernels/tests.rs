@@ -14,6 +14,7 @@ use burn::tensor::{DType, TensorData, activation, module};
 
 mod fused;
 mod rows;
+mod threads;
 
 type Cpu = Autodiff<Flex>;
 
@@ -76,7 +77,7 @@ fn check_conv(n: usize, [ci, co]: [usize; 2], size: [usize; 3], kernel: [usize; 
     let (x, w, dy) = (values(len(xd), 1), values(len(wd), 2), values(len(yd), 3));
     let [y, dx, dw] = naive(&x, xd, &w, wd, &dy, window);
     let [x, w, dy] = [(&x, xd), (&w, wd), (&dy, yd)].map(|(values, dims)| Volumes { values, dims });
-    for isa in [Isa::Portable, Isa::detect()] {
+    for &isa in Isa::all() {
         let what = |name: &str| format!("{name} {isa:?} {xd:?} {wd:?} {window:?}");
         check_close(&what("y"), &conv::forward(isa, x, w, window, Epilogue::default()), &y, 1e-5);
         check_close(&what("dx"), &conv::input_gradient(isa, dy, w, None, size, window), &dx, 1e-5);
@@ -252,7 +253,7 @@ fn norm_act_of_shifted_values() {
     let dims = [1, 2, 16, 24, 16];
     let x: Vec<f32> = values(len(dims), 5).iter().map(|v| 1000.0 + v).collect();
     let config = NormAct { groups: 2, epsilon: 0.0, negative_slope: None };
-    for isa in [Isa::Portable, Isa::detect()] {
+    for &isa in Isa::all() {
         let y = norm::forward(isa, Volumes { values: &x, dims }, None, None, None, config);
         for y in y.chunks(len(dims) / 2) {
             let mean = y.iter().map(|&v| v as f64).sum::<f64>() / y.len() as f64;

@@ -4,13 +4,24 @@
 //! row. So position p and the runs' offsets are all that the loops need: no im2col copy, and no dependence on the
 //! volume's width, the stride or the padding.
 
-use super::simd::{Isa, Kernel, LANES, Lanes, dispatch};
+use super::simd::{Eight, Isa, LANES, Vector, WideKernel, dispatch, dispatch_wide};
+use std::mem::MaybeUninit;
 
 /// Where an output position reads (offset of its window's first value) and which row of the output block it writes.
 #[derive(Clone, Copy, Debug)]
 pub struct Cell {
     pub source: usize,
     pub row: usize,
+}
+
+/// Output channels in blocks that [`Gather`] takes, `(first vector, vectors)`: as many as [`Isa::block`] says, then what remains.
+pub fn channel_blocks(isa: Isa, channels: usize) -> impl Iterator<Item = (usize, usize)> {
+    let (total, mut first) = (channels.div_ceil(LANES), 0);
+    std::iter::from_fn(move || {
+        let vectors = [isa.block(), 2, 1].into_iter().find(|&vectors| vectors <= total - first)?;
+        first += vectors;
+        Some((first - vectors, vectors))
+    })
 }
 
 /// `out[cell.row][0..8 * vectors] (+)= sum over runs and r of source[cell.source + run + r] * weights[..]`.
@@ -26,12 +37,13 @@ pub struct Gather<'a> {
     pub weights: &'a [f32],
     /// Start value of a row, `[8 * vectors]`; `None` continues from what `out` holds.
     pub start: Option<&'a [f32]>,
-    /// Output channels of this block in vectors: 1 or 2.
+    /// Output channels of this block in vectors of 8: 1, 2 or, where blocks are that wide, 4.
     pub vectors: usize,
     /// Length of a row of `out`.
     pub row_len: usize,
-    /// Output block; rows start at its first value.
-    pub out: &'a mut [f32],
+    /// Output block; rows start at its first value. All values but those of rows and columns that are continued may be fresh memory; values are
+    /// all that is written.
+    pub out: &'a mut [MaybeUninit<f32>],
 }
 
 impl Gather<'_> {
@@ -45,58 +57,74 @@ impl Gather<'_> {
         assert!(self.weights.len() >= depth * width, "Gather reads past its weights");
         assert!(self.start.is_none_or(|start| start.len() >= width), "Gather reads past its start values");
         assert!(self.cells.is_empty() || last_row * self.row_len + width <= self.out.len(), "Gather writes past its block");
-        // Twelve accumulators, two weights and an input fit the 16 registers; a single vector needs at least 8 chains to hide
-        // the latency of the addition.
+        // Twelve accumulators, two weights and an input fit 16 registers, twice as many the 32 of AVX-512; a single vector needs at least
+        // 8 chains to hide the latency of the addition.
         // SAFETY: all offsets are checked above; the instruction set was detected.
         unsafe {
-            match self.vectors {
-                1 => dispatch(isa, GatherTiles::<8, 1>(self)),
-                2 => dispatch(isa, GatherTiles::<6, 2>(self)),
-                n => unreachable!("blocks have 1 or 2 vectors, not {n}"),
+            match (self.vectors, isa.block()) {
+                (1, _) => dispatch(isa, Eight(GatherTiles::<8, 4, 1>(self))),
+                (2, 2) => dispatch(isa, Eight(GatherTiles::<6, 3, 2>(self))),
+                (2, 4) => dispatch_wide(isa, GatherTiles::<12, 6, 1>(self)),
+                (4, 4) => dispatch_wide(isa, GatherTiles::<12, 6, 2>(self)),
+                (n, _) => unreachable!("blocks have 1, 2 or 4 vectors, not {n}"),
             }
         }
     }
 }
 
-/// Tiles of `P` positions by `V` vectors of output channels.
-struct GatherTiles<'a, const P: usize, const V: usize>(Gather<'a>);
+/// Tiles of `P` positions by `V` vectors of output channels; the last may be one of `H`.
+struct GatherTiles<'a, const P: usize, const H: usize, const V: usize>(Gather<'a>);
 
-impl<const P: usize, const V: usize> Kernel for GatherTiles<'_, P, V> {
+impl<const P: usize, const H: usize, const V: usize> WideKernel for GatherTiles<'_, P, H, V> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        let Gather { source, cells, runs, run_len, weights, start, row_len, out, .. } = self.0;
-        for tile in cells.chunks(P) {
+    unsafe fn run<W: Vector>(mut self) {
+        for tile in self.0.cells.chunks(P) {
             // SAFETY: `Gather::run` checked every cell, run, weight and row.
-            unsafe {
-                // A short last tile repeats its last position and stores it once.
-                let cell = |i: usize| tile[i.min(tile.len() - 1)];
-                let windows: [*const f32; P] = std::array::from_fn(|i| source.as_ptr().add(cell(i).source));
-                let mut sums: [[L::V; V]; P] = std::array::from_fn(|i| {
-                    let from = match start {
-                        Some(start) => start.as_ptr(),
-                        None => out.as_ptr().add(cell(i).row * row_len),
-                    };
-                    std::array::from_fn(|v| L::load(from.add(v * LANES)))
-                });
-                let mut w = weights.as_ptr();
-                for &run in runs {
-                    let at: [*const f32; P] = std::array::from_fn(|i| windows[i].add(run));
-                    for r in 0..run_len {
-                        let row: [L::V; V] = std::array::from_fn(|v| L::load(w.add(v * LANES)));
-                        for (at, sums) in at.iter().zip(&mut sums) {
-                            let x = L::splat(at.add(r));
-                            for (w, sum) in row.iter().zip(sums) {
-                                *sum = L::mul_add(x, *w, *sum);
-                            }
+            unsafe { if tile.len() > H { self.0.tile::<W, P, V>(tile) } else { self.0.tile::<W, H, V>(tile) } }
+        }
+    }
+}
+
+impl Gather<'_> {
+    /// The sums of at most `P` cells, at least one.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run) checks; the instruction set of `W`.
+    #[inline(always)]
+    unsafe fn tile<W: Vector, const P: usize, const V: usize>(&mut self, tile: &[Cell]) {
+        let Gather { source, runs, run_len, weights, start, row_len, .. } = *self;
+        let out = self.out.as_mut_ptr().cast::<f32>();
+        // SAFETY: handed on to the caller.
+        unsafe {
+            // A short last tile repeats its last position.
+            let cell = |i: usize| tile[i.min(tile.len() - 1)];
+            let windows: [*const f32; P] = std::array::from_fn(|i| source.as_ptr().add(cell(i).source));
+            let mut sums: [[W::V; V]; P] = std::array::from_fn(|i| {
+                let from = match start {
+                    Some(start) => start.as_ptr(),
+                    None => out.add(cell(i).row * row_len),
+                };
+                std::array::from_fn(|v| W::load(from.add(v * W::WIDTH)))
+            });
+            let mut w = weights.as_ptr();
+            for &run in runs {
+                let at: [*const f32; P] = std::array::from_fn(|i| windows[i].add(run));
+                for r in 0..run_len {
+                    let row: [W::V; V] = std::array::from_fn(|v| W::load(w.add(v * W::WIDTH)));
+                    for (at, sums) in at.iter().zip(&mut sums) {
+                        let x = W::splat(at.add(r));
+                        for (w, sum) in row.iter().zip(sums) {
+                            *sum = W::mul_add(x, *w, *sum);
                         }
-                        w = w.add(V * LANES);
                     }
+                    w = w.add(V * W::WIDTH);
                 }
-                for (cell, sums) in tile.iter().zip(sums) {
-                    let to = out.as_mut_ptr().add(cell.row * row_len);
-                    for (v, sum) in sums.into_iter().enumerate() {
-                        L::store(to.add(v * LANES), sum);
-                    }
+            }
+            // All of them, so that the loop has a known length and the sums stay in registers.
+            for (i, sums) in sums.iter().enumerate() {
+                let to = out.add(cell(i).row * row_len);
+                for (v, sum) in sums.iter().enumerate() {
+                    W::store(to.add(v * W::WIDTH), *sum);
                 }
             }
         }
@@ -138,38 +166,68 @@ impl Correlate<'_> {
         assert!(last_pair * self.dy_stride + self.windows.len() * Self::PAIR <= self.dy.len(), "Correlate reads past dy");
         let sums = (2 * last_pair + 1) * self.out_stride + Self::VECTORS * LANES;
         assert!(self.out.len() >= sums, "Correlate writes past its block");
+        let twos = self.parts.chunks_exact(2).all(|two| two[1] == two[0] + LANES);
         // SAFETY: all offsets are checked above; the instruction set was detected.
-        unsafe { dispatch(isa, CorrelateTiles(self)) }
+        unsafe {
+            if isa.block() == 4 && twos {
+                dispatch_wide(isa, CorrelateTiles::<4, 3>(self))
+            } else {
+                dispatch(isa, Eight(CorrelateTiles::<1, { Correlate::VECTORS }>(self)))
+            }
+        }
     }
 }
 
-/// Tiles of two output channels by `VECTORS` vectors, each summed over all positions.
-struct CorrelateTiles<'a>(Correlate<'a>);
+/// Tiles of `M` pairs of output channels by a block of parts in `N` vectors, each summed over all positions.
+struct CorrelateTiles<'a, const M: usize, const N: usize>(Correlate<'a>);
 
-impl Kernel for CorrelateTiles<'_> {
+impl<const M: usize, const N: usize> WideKernel for CorrelateTiles<'_, M, N> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<W: Vector>(self) {
         let Correlate { source, windows, dy, dy_stride, pairs, parts, start, out, out_stride } = self.0;
-        let parts = *parts;
-        for pair in 0..pairs {
+        let parts: [usize; N] = std::array::from_fn(|n| parts[n * W::WIDTH / LANES]);
+        for first in (0..pairs).step_by(M) {
             // SAFETY: `Correlate::run` checked every window, part, pair and sum.
             unsafe {
-                let mut sums = [[L::zero(); Correlate::PAIR]; Correlate::VECTORS];
-                let dy = dy.as_ptr().add(pair * dy_stride);
+                let mut sums = [[[W::zero(); Correlate::PAIR]; M]; N];
+                // A short last tile repeats its last pair and stores it once.
+                let dy: [*const f32; M] = std::array::from_fn(|m| dy.as_ptr().add((first + m).min(pairs - 1) * dy_stride));
                 for (position, &window) in windows.iter().enumerate() {
                     let window = source.as_ptr().add(window);
-                    let gradients: [L::V; Correlate::PAIR] = std::array::from_fn(|m| L::splat(dy.add(position * Correlate::PAIR + m)));
-                    for (part, sums) in parts.into_iter().zip(&mut sums) {
-                        let x = L::load(window.add(part));
-                        for (gradient, sum) in gradients.iter().zip(sums) {
-                            *sum = L::mul_add(*gradient, x, *sum);
+                    let x = |n: usize| W::load(window.add(parts[n]));
+                    let gradient = |m: usize, c: usize| W::splat(dy[m].add(position * Correlate::PAIR + c));
+                    // The fewer are held, the others pass one by one: with the sums they then fit the registers.
+                    if N < M * Correlate::PAIR {
+                        let x: [W::V; N] = std::array::from_fn(x);
+                        for m in 0..M {
+                            for c in 0..Correlate::PAIR {
+                                let gradient = gradient(m, c);
+                                for (x, sums) in x.iter().zip(&mut sums) {
+                                    sums[m][c] = W::mul_add(gradient, *x, sums[m][c]);
+                                }
+                            }
+                        }
+                    } else {
+                        let gradients: [[W::V; Correlate::PAIR]; M] = std::array::from_fn(|m| std::array::from_fn(|c| gradient(m, c)));
+                        for (n, sums) in sums.iter_mut().enumerate() {
+                            let x = x(n);
+                            for (gradients, sums) in gradients.iter().zip(sums) {
+                                for (gradient, sum) in gradients.iter().zip(sums) {
+                                    *sum = W::mul_add(*gradient, x, *sum);
+                                }
+                            }
                         }
                     }
                 }
-                for (v, sums) in sums.into_iter().enumerate() {
-                    for (m, sum) in sums.into_iter().enumerate() {
-                        let to = out.as_mut_ptr().add((pair * Correlate::PAIR + m) * out_stride + v * LANES);
-                        L::store(to, if start { sum } else { L::add(L::load(to), sum) });
+                // Loops of known lengths, so that the sums stay in registers.
+                for (n, sums) in sums.iter().enumerate() {
+                    for (m, sums) in sums.iter().enumerate() {
+                        if first + m < pairs {
+                            for (c, sum) in sums.iter().enumerate() {
+                                let to = out.as_mut_ptr().add(((first + m) * Correlate::PAIR + c) * out_stride + n * W::WIDTH);
+                                W::store(to, if start { *sum } else { W::add(W::load(to), *sum) });
+                            }
+                        }
                     }
                 }
             }

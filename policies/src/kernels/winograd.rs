@@ -6,13 +6,13 @@
 //! the direct way, of the same size. Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016.
 
 use super::backend::Window;
-use super::conv::{Output, channel_blocks};
+use super::conv::Output;
 use super::geometry::{Axis, Packing, Volumes};
 use super::pack::{Epilogue, unpack};
 use super::pack_weight::WeightStrides;
-use super::scratch::with_scratch;
+use super::scratch::{uninit, with_scratch};
 use super::simd::{Isa, Kernel, LANES, Lanes, dispatch};
-use super::tile::{Cell, Gather};
+use super::tile::{Cell, Gather, channel_blocks};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -121,8 +121,14 @@ impl<'a> Plan<'a> {
     /// `[block of outputs][point][input][output]`.
     fn transform_weights(&self, isa: Isa, to: &mut [f32]) {
         let (inputs, outputs) = (self.inputs, self.outputs);
-        to.par_chunks_mut(POINTS * inputs * 2 * LANES).enumerate().for_each(|(block, to)| {
-            let (first, width) = (block * 2 * LANES, to.len() / POINTS / inputs);
+        let mut rest = to;
+        let mut blocks = Vec::new();
+        for (first, vectors) in channel_blocks(isa, outputs) {
+            let (here, after) = rest.split_at_mut(POINTS * inputs * vectors * LANES);
+            blocks.push((first * LANES, vectors * LANES, here));
+            rest = after;
+        }
+        blocks.into_par_iter().for_each(|(first, width, to)| {
             let outputs = first..(first + width).min(outputs);
             // SAFETY: `isa` is detected or portable.
             unsafe { dispatch(isa, TransformWeights { weights: self.weights, outputs, width, inputs, to }) };
@@ -197,17 +203,18 @@ impl<'a> Plan<'a> {
             // SAFETY: blocks end inside the packed images, whose sides are two more than twice the blocks; `isa` is detected or portable.
             unsafe { dispatch(isa, from) };
             for point in 0..POINTS {
-                for (first, vectors) in channel_blocks(self.outputs) {
+                for (first, vectors) in channel_blocks(isa, self.outputs) {
                     let gather = Gather {
                         source: &values[point * values_stride..],
                         cells: &cells,
                         runs: &[0],
                         run_len: inputs,
                         weights: &kernels[(first * POINTS + point * vectors) * LANES * inputs..],
-                        start: Some(&[0.0; 2 * LANES]),
+                        start: Some(&[0.0; 4 * LANES]),
                         vectors,
                         row_len,
-                        out: &mut sums[point * sums_stride + first * LANES..],
+                        // SAFETY: a product writes values.
+                        out: unsafe { uninit(&mut sums[point * sums_stride + first * LANES..]) },
                     };
                     gather.run(isa);
                 }
@@ -239,9 +246,10 @@ impl Kernel for TransformWeights<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         let TransformWeights { weights: Weights { values, strides, mirrored }, outputs, width, inputs, to } = self;
-        for input in 0..inputs {
+        for (input, half) in (0..inputs).flat_map(|input| (0..width).step_by(2 * LANES).map(move |half| (input, half))) {
+            let lanes = (width - half).min(2 * LANES);
             let mut taps = [[0.0f32; 2 * LANES]; 27];
-            for (lane, output) in outputs.clone().enumerate() {
+            for (lane, output) in outputs.clone().skip(half).take(lanes).enumerate() {
                 let kernel = &values[output * strides.out + input * strides.input..][..27];
                 for (i, tap) in taps.iter_mut().enumerate() {
                     tap[lane] = kernel[if mirrored { 26 - i } else { i }];
@@ -260,7 +268,7 @@ impl Kernel for TransformWeights<'_> {
             for i in 0..16 {
                 let column = kernel_points([planes[0][i], planes[1][i], planes[2][i]]);
                 for (z, value) in column.iter().enumerate() {
-                    to[((16 * z + i) * inputs + input) * width..][..width].copy_from_slice(&value[..width]);
+                    to[((16 * z + i) * inputs + input) * width + half..][..lanes].copy_from_slice(&value[..lanes]);
                 }
             }
         }

@@ -16,9 +16,10 @@ use super::dyn_unet::DynEncoder;
 use super::residual_encoder_unet::ResidualEncoder;
 use super::swin::SwinEncoder;
 use super::unet3d::PlainEncoder;
+use super::unetr::UnetrEncoder;
 use super::{
     ConfigError, DynUnet, DynUnetConfig, Encoder, Init, Mode, ResidualEncoderUnet, ResidualEncoderUnetConfig, ResidualUNet,
-    ResidualUNetConfig, SwinUnetr, SwinUnetrConfig, Unet3d, Unet3dConfig, require,
+    ResidualUNetConfig, SwinUnetr, SwinUnetrConfig, Unet3d, Unet3dConfig, Unetr, UnetrConfig, require,
 };
 use crate::kernels::KernelBackend;
 use crate::weights::layout::Layout;
@@ -37,6 +38,8 @@ pub enum SegmenterConfig {
     DynUnet(DynUnetConfig),
     /// The plain 3D U-Net of FreeTumor and SuPreM.
     Unet3d(Unet3dConfig),
+    /// UNETR: a vision transformer, whose hidden states become maps of every scale.
+    Unetr(UnetrConfig),
 }
 
 impl Default for SegmenterConfig {
@@ -65,6 +68,7 @@ impl SegmenterConfig {
             Self::ResidualEncoderUnet(config) => config.check(),
             Self::DynUnet(config) => config.check(),
             Self::Unet3d(config) => config.check(),
+            Self::Unetr(config) => config.check(),
         }?;
         let divisor = self.divisor();
         let nearest = [0, 1, 2].map(|a| window[a].next_multiple_of(divisor[a]).max(divisor[a]));
@@ -81,6 +85,7 @@ impl SegmenterConfig {
             Self::ResidualEncoderUnet(config) => config.divisor(),
             Self::DynUnet(config) => config.divisor(),
             Self::Unet3d(config) => config.divisor(),
+            Self::Unetr(config) => config.divisor(),
         }
     }
 
@@ -92,6 +97,7 @@ impl SegmenterConfig {
             Self::ResidualEncoderUnet(config) => (config.widths.clone(), config.level_strides()),
             Self::DynUnet(config) => (config.widths.clone(), config.level_strides()),
             Self::Unet3d(config) => (config.widths(), super::level_strides(&[], config.levels)),
+            Self::Unetr(config) => (config.widths(), super::level_strides(&[], config.widths().len())),
         };
         let mut stride = [1; 3];
         let map = |(width, step): (usize, [usize; 3])| {
@@ -116,6 +122,7 @@ impl SegmenterConfig {
             Self::ResidualEncoderUnet(_) => Layout::NnUnet,
             Self::DynUnet(_) => Layout::DynUnet,
             Self::Unet3d(_) => Layout::Unet3d,
+            Self::Unetr(_) => Layout::Own,
         }
     }
 
@@ -127,6 +134,7 @@ impl SegmenterConfig {
             Self::ResidualEncoderUnet(config) => AnySegmenter::ResidualEncoderUnet(config.init(in_channels, classes, init)?),
             Self::DynUnet(config) => AnySegmenter::DynUnet(config.init(in_channels, classes, init)?),
             Self::Unet3d(config) => AnySegmenter::Unet3d(config.init(in_channels, classes, init)?),
+            Self::Unetr(config) => AnySegmenter::Unetr(config.init(in_channels, classes, init)?),
         })
     }
 
@@ -138,6 +146,7 @@ impl SegmenterConfig {
             Self::ResidualEncoderUnet(config) => AnyEncoder::ResidualEncoderUnet(config.init_encoder(in_channels, init)?),
             Self::DynUnet(config) => AnyEncoder::DynUnet(config.init_encoder(in_channels, init)?),
             Self::Unet3d(config) => AnyEncoder::Unet3d(config.init_encoder(in_channels, init)?),
+            Self::Unetr(config) => AnyEncoder::Unetr(config.init_encoder(in_channels, init)?),
         })
     }
 }
@@ -151,6 +160,7 @@ pub enum AnyEncoder<B: Backend> {
     ResidualEncoderUnet(ResidualEncoder<B>),
     DynUnet(DynEncoder<B>),
     Unet3d(PlainEncoder<B>),
+    Unetr(UnetrEncoder<B>),
 }
 
 impl<B: KernelBackend> AnyEncoder<B> {
@@ -162,6 +172,7 @@ impl<B: KernelBackend> AnyEncoder<B> {
             Self::ResidualEncoderUnet(net) => net.forward(x_NCDHW),
             Self::DynUnet(net) => net.forward(x_NCDHW),
             Self::Unet3d(net) => net.forward(x_NCDHW),
+            Self::Unetr(net) => net.forward(x_NCDHW),
         }
     }
 }
@@ -175,6 +186,7 @@ pub enum AnySegmenter<B: Backend> {
     ResidualEncoderUnet(ResidualEncoderUnet<B>),
     DynUnet(DynUnet<B>),
     Unet3d(Unet3d<B>),
+    Unetr(Unetr<B>),
 }
 
 impl<B: Backend> AnySegmenter<B> {
@@ -208,6 +220,7 @@ impl<B: KernelBackend> AnySegmenter<B> {
             Self::ResidualEncoderUnet(net) => net.encoder.forward(x_NCDHW),
             Self::DynUnet(net) => net.encoder.forward(x_NCDHW),
             Self::Unet3d(net) => net.encoder.forward(x_NCDHW),
+            Self::Unetr(net) => net.encoder.forward(x_NCDHW),
         }
     }
 
@@ -219,12 +232,14 @@ impl<B: KernelBackend> AnySegmenter<B> {
             Self::ResidualEncoderUnet(net) => net.decode(features),
             Self::DynUnet(net) => net.decode(features),
             Self::Unet3d(net) => net.decode(features),
+            Self::Unetr(net) => net.decode(features),
         }
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::vit::VitConfig;
     use super::*;
     use crate::weights;
     use burn::backend::Flex;
@@ -253,6 +268,10 @@ pub(crate) mod tests {
             }),
             SegmenterConfig::DynUnet(DynUnetConfig { widths: vec![2, 3, 4], strides: vec![] }),
             SegmenterConfig::Unet3d(Unet3dConfig { width: 2, levels: 2 }),
+            SegmenterConfig::Unetr(UnetrConfig {
+                feature_size: 2,
+                vit: VitConfig { patch: 4, width: 6, depth: 2, heads: 1, mlp_ratio: 1 },
+            }),
         ]
     }
 
@@ -309,7 +328,9 @@ pub(crate) mod tests {
     #[test]
     fn kinds_have_their_names_and_are_strict() {
         let read = |json: String| serde_json::from_str::<SegmenterConfig>(&json);
-        for (config, kind) in each_kind().iter().zip(["residual_unet", "swin_unetr", "residual_encoder_unet", "dyn_unet", "unet3d"]) {
+        for (config, kind) in
+            each_kind().iter().zip(["residual_unet", "swin_unetr", "residual_encoder_unet", "dyn_unet", "unet3d", "unetr"])
+        {
             assert_eq!(serde_json::to_value(config).unwrap()["kind"], kind);
             assert!(read(format!(r#"{{"kind": "{kind}"}}"#)).is_ok());
             assert!(read(format!(r#"{{"kind": "{kind}", "witdh": 3}}"#)).is_err());

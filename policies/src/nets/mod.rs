@@ -16,6 +16,7 @@ pub mod residual_unet;
 pub mod resnet3d;
 pub mod swin;
 pub mod unet3d;
+pub mod unetr;
 pub mod vit;
 
 pub use any::{AnyEncoder, AnySegmenter, FeatureMap, SegmenterConfig};
@@ -28,6 +29,7 @@ pub use residual_unet::{Encoder, ResidualUNet, ResidualUNetConfig};
 pub use resnet3d::{ResNet, ResNetConfig};
 pub use swin::{PatchMerging, SwinUnetr, SwinUnetrConfig};
 pub use unet3d::{Unet3d, Unet3dConfig};
+pub use unetr::{Unetr, UnetrConfig};
 
 #[cfg(test)]
 pub(crate) mod golden;

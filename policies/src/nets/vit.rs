@@ -241,10 +241,25 @@ impl<B: KernelBackend> Vit<B> {
 
     /// `x_NCDHW` -> the map of all patches, `[N, width, D / patch, ...]`.
     pub fn forward(&self, x_NCDHW: Tensor<B, 5>) -> Tensor<B, 5> {
-        let [d, h, w] = self.grid(&x_NCDHW);
-        let tokens = self.transform(self.tokens(x_NCDHW));
-        let [n, _, width] = tokens.dims();
-        tokens.swap_dims(1, 2).reshape([n, width, d, h, w])
+        let grid = self.grid(&x_NCDHW);
+        map(self.transform(self.tokens(x_NCDHW)), grid)
+    }
+
+    /// The maps after equal shares of the blocks, `count` of them, at most as many as there are blocks; the last is [`Vit::forward`]'s.
+    pub fn states(&self, x_NCDHW: Tensor<B, 5>, count: usize) -> Vec<Tensor<B, 5>> {
+        let grid = self.grid(&x_NCDHW);
+        let mut tokens = self.tokens(x_NCDHW);
+        let mut states = Vec::with_capacity(count);
+        for (i, block) in self.blocks.iter().enumerate() {
+            tokens = block.forward(tokens);
+            if i + 1 == self.blocks.len() {
+                tokens = self.norm.forward(tokens);
+            }
+            if (i + 1) * count / self.blocks.len() > states.len() {
+                states.push(map(tokens.clone(), grid));
+            }
+        }
+        states
     }
 
     /// `x_NCDHW` -> the visible tokens, `[N, V, width]`. What is masked has no influence.
@@ -265,6 +280,12 @@ impl<B: KernelBackend> Vit<B> {
     fn transform(&self, tokens: Tensor<B, 3>) -> Tensor<B, 3> {
         self.norm.forward(self.blocks.iter().fold(tokens, |x, block| block.forward(x)))
     }
+}
+
+/// `tokens_NTC` of all patches in order -> `[N, C, D / patch, ...]`.
+fn map<B: Backend>(tokens_NTC: Tensor<B, 3>, [d, h, w]: [usize; 3]) -> Tensor<B, 5> {
+    let [n, _, width] = tokens_NTC.dims();
+    tokens_NTC.swap_dims(1, 2).reshape([n, width, d, h, w])
 }
 
 /// From the visible tokens to every voxel. See [`MaeDecoderConfig`].
@@ -351,6 +372,16 @@ mod tests {
         let map = vit.forward(x.clone());
         assert_eq!(map.dims(), [2, 12, 2, 2, 2]);
         assert_eq!(values(vit.forward_visible(x, &all).swap_dims(1, 2).reshape([2, 12, 2, 2, 2])), values(map));
+    }
+
+    #[test]
+    fn hidden_states_are_of_equal_shares_of_the_blocks() {
+        let vit = VitConfig { depth: 5, ..tiny().0 }.init(1, &init()).unwrap();
+        let states = |count| vit.states(volume("x"), count).into_iter().map(values).collect::<Vec<_>>();
+        let (two, all) = (states(2), states(5));
+        assert_eq!([two.len(), all.len()], [2, 5]);
+        assert_eq!([&two[0], &two[1]], [&all[2], &all[4]], "after 3 and 5 of 5 blocks");
+        assert_eq!(two[1], values(vit.forward(volume("x"))));
     }
 
     #[test]

@@ -121,7 +121,9 @@ fn rows_agree_between_instruction_sets() {
         let forward = linear::forward(isa, &x, &w, None, size);
         [y, dqkv, dbias, dw, db, dx, dgamma, forward, linear::input_gradient(isa, &w, &dy, size)]
     };
-    for (i, (a, b)) in results(Isa::Portable).iter().zip(&results(Isa::detect())).enumerate() {
-        check_close(&format!("result {i}"), a, b, 1e-5);
+    for &isa in Isa::all() {
+        for (i, (a, b)) in results(Isa::Portable).iter().zip(&results(isa)).enumerate() {
+            check_close(&format!("{isa:?}, result {i}"), b, a, 1e-5);
+        }
     }
 }
