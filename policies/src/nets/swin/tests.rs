@@ -65,7 +65,6 @@ fn golden_merging_old_with_checkpointing() {
 
 /// The record with the fewest activations near 0, in double precision. `cargo test --release double_precision -- --ignored`
 #[test]
-#[ignore = "half a minute"]
 fn golden_merging_fixed_in_double_precision() {
     let entry = golden::entry("swin_merging_fixed");
     let model = golden::double(loaded(&entry, PatchMerging::Fixed));
