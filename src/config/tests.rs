@@ -147,7 +147,7 @@ hint: `panscreen config explain seed` says what it does",
         ("screen.threshold = true", "`screen.threshold` is true, expected \"validation\" or a number (0 to 1)"),
         (
             "focus.kind = \"unet\"",
-            "`focus.kind` is \"unet\", expected \"residual_unet\", \"swin_unetr\", \"residual_encoder_unet\", \"dyn_unet\" or \"unet3d\"",
+            "`focus.kind` is \"unet\", expected \"residual_unet\", \"swin_unetr\", \"residual_encoder_unet\", \"dyn_unet\", \"unet3d\" or \"unetr\"",
         ),
         ("seed = 1\nseed = 2", "not valid TOML: duplicate key"),
         ("seed = ", "not valid TOML: string values must be quoted, expected literal string"),
