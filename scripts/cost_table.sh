@@ -29,12 +29,13 @@ python3 - "$work" <<'PYTHON'
 import json, pathlib, statistics, sys
 
 ways = ["Glance and Focus"] + [f"Focus everywhere, overlap {o}" for o in ("0.75", "0.5", "0.25")]
-print("| way | windows | Glance, GFLOP | Focus, GFLOP | Glance, CPU s | Focus, CPU s | all steps, CPU s | lesions found |")
+print("| way | windows | Glance, GFLOP | Focus, GFLOP | Glance, CPU s | Focus, CPU s | all steps, CPU s | findings |")
 print("|---|---|---|---|---|---|---|---|")
 for way in ways:
     rounds = []
     for round in (1, 2, 3):
-        records = [json.loads(p.read_text()) for p in sorted(pathlib.Path(sys.argv[1], f"{way}-{round}").glob("*_record.json"))]
+        records = [json.loads(p.read_text()) for p in sorted(pathlib.Path(sys.argv[1], f"{way}-{round}").glob("*.json"))]
+        records = [r for r in records if "costs" in r]
         of = lambda key, steps: sum(c[key] for r in records for c in r["costs"] if steps is None or c["step"] in steps)
         glance, focus = ("glance", "second glance"), ("focus",)
         figures = [sum(r["windows"]["kept"] for r in records), of("gflop", glance), of("gflop", focus)]
