@@ -193,11 +193,17 @@ mod tests {
 
     /// Order, wins and cells of the maps over all cases, against SciPy. METHOD is named as in the golden file.
     #[test]
-    #[ignore = "needs Touchstone's released tables as ../shared/touchstone/totalsegmentator_results/METHOD/{dsc,nsd}.csv"]
     fn significance_maps_of_the_released_tables() {
         use panscreen_envs::metrics::statistics::adjust::Adjustment;
         use panscreen_envs::metrics::statistics::significance::SignificanceMap;
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let released = root.join("../shared/touchstone/totalsegmentator_results");
+        if !released.exists() {
+            eprintln!(
+                "SKIPPED: ../shared/touchstone/totalsegmentator_results/METHOD/{{dsc,nsd}}.csv, Touchstone's released tables, not present"
+            );
+            return;
+        }
         let golden = std::fs::read(root.join("tests/golden/golden_metrics.json")).unwrap();
         let golden: serde_json::Value = serde_json::from_slice(&golden).unwrap();
         let maps = golden["touchstone_totalsegmentator"]["significance"].as_object().unwrap();
@@ -206,8 +212,7 @@ mod tests {
             let mut names: Vec<&str> = want["order"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
             let order = names.clone();
             names.sort_unstable();
-            let folder = |name: &str| root.join("../shared/touchstone/totalsegmentator_results").join(name);
-            let tables: Vec<Wide> = names.iter().map(|n| Wide::read(&folder(n).join(format!("{metric}.csv"))).unwrap()).collect();
+            let tables: Vec<Wide> = names.iter().map(|n| Wide::read(&released.join(n).join(format!("{metric}.csv"))).unwrap()).collect();
             let cases: BTreeSet<&String> = tables.iter().flat_map(|t| t.rows.keys()).collect();
             let score = |table: &Wide, case: &String| {
                 let row = table.rows.get(case)?;

@@ -141,7 +141,8 @@ fn cards(board: &Leaderboard) -> Vec<Card<'_>> {
             let Some(s) = c.standings.iter().find(|s| s.method == leader.method) else { continue };
             let value = s.mean.mean.value().map_or("none".into(), |v| format!("{v:.3}"));
             let interval = s.interval.map_or(String::new(), |i| format!("{:.3} to {:.3}; ", i.low, i.high));
-            cards.push(Card { label: "its mean", value, note: format!("{}, {interval}{} cases", c.metric, c.cases), tone: Tone::Plain });
+            let whose = if board.methods.len() > 1 { "its mean" } else { "mean" };
+            cards.push(Card { label: &c.metric, value, note: format!("{whose}, {interval}{} cases", c.cases), tone: Tone::Plain });
         }
     }
     let lost: usize = board.summaries.iter().map(|s| s.structures.missing + s.structures.failed).sum();
