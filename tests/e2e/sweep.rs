@@ -308,6 +308,37 @@ name = "grl"
     assert!(before == world.tree("out/points"), "a second start changes nothing");
 }
 
+/// Points share what their Focus sees: the second one finds all of it there, and is still the run that it would be alone, to the last bit.
+#[test]
+fn a_point_on_what_its_focus_saw_before_is_the_run_alone() {
+    let world = World::new();
+    let sweep = r#"
+config = "tiny.toml"
+overrides = ['stages=["selection"]', "selection.fresh_glance=true", "selection.steps=3", "screen.second_look=false", "train.freeze_focus=true"]
+seeds = [1, 2]
+[judge]
+[shared.focus]
+key = "init_from"
+overrides = ['stages=["gf_screen"]', "train.freeze_focus=false", "train.steps=6", "train.validate_every=6"]
+"#;
+    std::fs::write(world.path("s.toml"), sweep).unwrap();
+    let summary = world.json(0, &["sweep", "s.toml", "--out", "out", "--quiet"]);
+    assert_eq!(summary["done"].as_u64(), Some(3), "{summary}");
+    let votes = world.tree("out/cache").into_iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "votes")).count();
+    assert_eq!(votes, 6, "each scan once, for training, validation and test");
+    for point in std::fs::read_dir(world.path("out/points")).unwrap().map(|p| p.unwrap().file_name().into_string().unwrap()) {
+        let record: Value = serde_json::from_slice(&world.read(&format!("out/points/{point}/point.json"))).unwrap();
+        if record["shared"] == true {
+            continue;
+        }
+        let alone = format!("alone-{point}");
+        world.ok(&["train", &format!("out/points/{point}/config.toml"), "--out", &alone, "--quiet"]);
+        let run = format!("out/points/{point}/run");
+        assert_eq!(world.log(&run), world.log(&alone));
+        assert_eq!(world.read(&format!("{run}/operating.json")), world.read(&format!("{alone}/operating.json")));
+    }
+}
+
 #[test]
 fn halving_prunes_and_the_survivor_is_the_run_that_was_not_halted() {
     let world = World::new();
