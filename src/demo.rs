@@ -167,7 +167,7 @@ impl Screening<'_> {
             let geometry = &screened.volume.geometry;
             io::write_labels(&self.out.join("screened").join(way).join(format!("{}.nii.gz", case.name)), &screened.mask, geometry)?;
             let pair = Pair::new(&case.name, &reference, &screened.mask, geometry.shape, geometry.spacing_mm())?;
-            Ok((screened, CaseScore::of(&pair)))
+            Ok((screened, CaseScore::with_surfaces(&pair)))
         };
         // Alternating, so that whatever else the machine does slows both alike.
         let everywhere = screen("everywhere", Choice::All)?;

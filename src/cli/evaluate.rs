@@ -155,7 +155,7 @@ fn text(e: &Evaluation) -> String {
 pub fn rule_text(s: &Summary) -> String {
     let flaws: String = s.known_flaws.iter().map(|f| format!("  {}: {}\n", f.name, f.text)).collect();
     format!(
-        "{}\nempty masks: policy {}: {}\nlost cases: missing and failed ones count as the worst value\nknown flaws:\n{flaws}",
+        "{}\nempty masks: policy {}: {}\nlost cases: missing and failed ones count as the worst value; a metric without one has no mean then\nknown flaws:\n{flaws}",
         s.rule, s.empty_policy, s.empty_masks
     )
 }

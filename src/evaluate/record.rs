@@ -137,6 +137,12 @@ impl CaseRecord {
     }
 }
 
+impl Score {
+    pub fn value(self) -> Option<f64> {
+        if let Score::Value(v) = self { Some(v) } else { None }
+    }
+}
+
 /// A case in a comparison.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Score {

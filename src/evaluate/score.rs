@@ -1,7 +1,7 @@
 //! Masks in memory against their references, for validation and the demo: no file, no protocol, the metrics and the counts of `panscreen`'s.
 
 use panscreen_envs::metrics::detection::{LesionMatch, LesionSummary, Matching, ScanTable, match_lesions};
-use panscreen_envs::metrics::flare::{FlareScore, TOLERANCE_MM};
+use panscreen_envs::metrics::flare::TOLERANCE_MM;
 use panscreen_envs::metrics::{Mean, Outcome, Pair, SurfaceKind};
 use serde::{Deserialize, Serialize};
 
@@ -10,10 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct CaseScore {
     /// Not applicable where both masks are empty.
     pub dice: Outcome,
-    /// Share of the two surfaces within 2 mm (DeepMind's surfels).
-    pub nsd_2mm: Outcome,
-    /// The FLARE pan-cancer rule.
-    pub flare: FlareScore,
+    /// Share of the two surfaces within 2 mm (DeepMind's surfels); `None` where it was not measured.
+    pub nsd_2mm: Option<Outcome>,
     pub lesions: usize,
     pub lesions_hit: usize,
     pub false_positives: usize,
@@ -24,12 +22,12 @@ pub struct CaseScore {
 }
 
 impl CaseScore {
+    /// Without the surfaces, which cost ten times as much as all else and which validation has no use for.
     pub fn of(pair: &Pair) -> Self {
         let (overlap, matched) = (pair.overlap(), match_lesions(pair, Matching::default()));
         CaseScore {
             dice: overlap.dice(),
-            nsd_2mm: pair.distances(SurfaceKind::Surfels).nsd(TOLERANCE_MM),
-            flare: FlareScore::of_pair(pair, TOLERANCE_MM),
+            nsd_2mm: None,
             lesions: matched.lesions.len(),
             lesions_hit: matched.hits(),
             false_positives: matched.false_positives().count(),
@@ -38,21 +36,21 @@ impl CaseScore {
             matched,
         }
     }
+
+    /// The surfaces too.
+    pub fn with_surfaces(pair: &Pair) -> Self {
+        CaseScore { nsd_2mm: Some(pair.distances(SurfaceKind::Surfels).nsd(TOLERANCE_MM)), ..CaseScore::of(pair) }
+    }
 }
 
 /// The figures of a cohort, every mean with its counts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     pub cases: usize,
-    /// Predictions without a marked voxel.
-    pub empty_predictions: usize,
     /// Mean Dice over scans with lesions.
     pub lesion_dice: Mean,
-    /// Mean NSD at 2 mm over scans with lesions.
+    /// Mean NSD at 2 mm over scans with lesions where it was measured.
     pub lesion_nsd_2mm: Mean,
-    /// FLARE rule over all scans.
-    pub flare_dsc: Mean,
-    pub flare_nsd: Mean,
     pub scans: ScanTable,
     pub scan_sensitivity: Outcome,
     pub scan_specificity: Outcome,
@@ -64,20 +62,13 @@ pub struct Scores {
 impl Scores {
     /// Sum up a cohort.
     pub fn of(cases: &[&CaseScore]) -> Self {
-        let mean = |which: &dyn Fn(&CaseScore) -> Outcome, with_lesions: bool| {
-            let over = cases.iter().filter(|c| !with_lesions || c.lesions > 0);
-            let outcomes: Vec<Outcome> = over.map(|c| which(c)).collect();
-            Mean::of(outcomes.iter().map(Some), Some(0.0))
-        };
+        let with_lesions = || cases.iter().filter(|c| c.lesions > 0);
         let scans = ScanTable::of(cases.iter().map(|c| &c.matched));
         let lesions = LesionSummary::of(cases.iter().map(|c| &c.matched));
         Scores {
             cases: cases.len(),
-            empty_predictions: cases.iter().filter(|c| c.predicted_ml == 0.0).count(),
-            lesion_dice: mean(&|s| s.dice.clone(), true),
-            lesion_nsd_2mm: mean(&|s| s.nsd_2mm.clone(), true),
-            flare_dsc: mean(&|s| Outcome::Value(s.flare.dsc), false),
-            flare_nsd: mean(&|s| Outcome::Value(s.flare.nsd), false),
+            lesion_dice: Mean::of(with_lesions().map(|s| Some(&s.dice)), Some(0.0)),
+            lesion_nsd_2mm: Mean::of(with_lesions().map(|s| s.nsd_2mm.as_ref()).filter(Option::is_some), Some(0.0)),
             scan_sensitivity: scans.sensitivity(),
             scan_specificity: scans.specificity(),
             scans,
@@ -103,7 +94,7 @@ mod tests {
     fn a_cohort_by_hand() {
         let scored = CASES.map(|c| CaseScore::of(&pair(c)));
         let s = Scores::of(&scored.iter().collect::<Vec<_>>());
-        assert_eq!((s.cases, s.empty_predictions), (4, 2));
+        assert_eq!(s.cases, 4);
         assert_eq!((&s.lesion_dice.mean, s.lesion_dice.values), (&Outcome::Value(1.0 / 3.0), 2));
         assert_eq!((s.lesions.lesions, s.lesions.hits, s.false_positives_per_healthy_scan), (2, 1, 0.5));
         assert_eq!(s.scans, ScanTable { tp: 1, fn_: 1, fp: 1, tn: 1 });
@@ -113,13 +104,12 @@ mod tests {
     #[test]
     fn the_figures_are_those_of_the_protocol() {
         for pair in CASES.map(pair) {
-            let (score, structure) = (CaseScore::of(&pair), panscreen::PROTOCOL.structures[0]);
+            let (score, structure) = (CaseScore::with_surfaces(&pair), panscreen::PROTOCOL.structures[0]);
             let values = (panscreen::PROTOCOL.score)(&StructurePair { structure, pair, above_one: false });
             let of = |name: &str| &values[panscreen::PROTOCOL.metrics.iter().position(|m| m.name == name).unwrap()];
-            assert_eq!([of("flare_dsc"), of("flare_nsd")].map(|o| o.value()), [Some(score.flare.dsc), Some(score.flare.nsd)]);
             assert_eq!(of("false_positives").value(), Some(score.false_positives as f64));
             if score.reference_ml > 0.0 {
-                assert_eq!((of("dice"), of("nsd_2mm")), (&score.dice, &score.nsd_2mm));
+                assert_eq!((of("dice"), Some(of("nsd_2mm"))), (&score.dice, score.nsd_2mm.as_ref()));
                 assert_eq!(of("lesion_recall").value(), Some(score.lesions_hit as f64 / score.lesions as f64));
             }
         }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::efficiency::Efficiency;
 use super::metadata::Metadata;
-use super::record::{CaseRecord, Score, Status};
+use super::record::{CaseRecord, Status};
 use super::screening::Screening;
 
 /// How intervals are drawn.
@@ -258,7 +258,7 @@ fn row(name: &str, structure: Option<&str>, metric: &Metric, cases: &[&CaseRecor
 
 /// What each case counts as; `None` where the metric is not asked of it, or it is lost and there is no worst value.
 fn scores_of(structure: Option<&str>, metric: &Metric, cases: &[&CaseRecord]) -> Vec<Option<f64>> {
-    cases.iter().map(|c| if let Score::Value(v) = c.score(structure, metric) { Some(v) } else { None }).collect()
+    cases.iter().map(|c| c.score(structure, metric).value()).collect()
 }
 
 /// 95 % interval of the mean of the structures' means, by drawing units again; a structure that a draw does not hold is not in its mean.
@@ -299,12 +299,7 @@ fn detection(cases: &[&CaseRecord]) -> Vec<DetectionTable> {
         return Vec::new();
     }
     let sum = |name: &str, of: fn(&Detection) -> ScanTable| {
-        let table = tables.iter().map(of).fold(ScanTable::default(), |a, b| ScanTable {
-            tp: a.tp + b.tp,
-            fn_: a.fn_ + b.fn_,
-            fp: a.fp + b.fp,
-            tn: a.tn + b.tn,
-        });
+        let table: ScanTable = tables.iter().map(of).sum();
         DetectionTable { name: name.into(), table, rates: Rates::of(&table) }
     };
     vec![sum("scans", |d| d.scans), sum("lesions and lesion-free scans", |d| d.items)]
@@ -314,7 +309,7 @@ fn groups(protocol: &'static Protocol, cases: &[&CaseRecord], names: &[&str], me
     let mut all = Vec::new();
     for factor in metadata.factors(names) {
         for metric in protocol.main_metrics() {
-            let value = |&i: &usize| if let Score::Value(v) = cases[i].score(None, metric) { Some(v) } else { None };
+            let value = |&i: &usize| cases[i].score(None, metric).value();
             let groups: Vec<(String, Vec<f64>)> =
                 factor.groups.iter().map(|(name, members)| (name.clone(), members.iter().filter_map(value).collect())).collect();
             all.push(FactorAnalysis {

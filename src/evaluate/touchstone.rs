@@ -120,6 +120,8 @@ pub fn records_of(methods: &[Vec<(&'static str, Wide)>]) -> Vec<Vec<CaseRecord>>
             organs.extend(table.organs.iter().zip(scores).filter(|(_, s)| s.is_some()).map(|(o, _)| o.as_str()));
         }
     }
+    // A row without any number is no case.
+    asked.retain(|_, organs| !organs.is_empty());
     let of = |tables: &Vec<(&'static str, Wide)>| asked.iter().map(|(case, organs)| record_of(case, organs, tables)).collect();
     methods.iter().map(of).collect()
 }
@@ -178,8 +180,9 @@ mod tests {
         let text = format!("{heading}\n{rows}");
         let a = write("a", &format!("\u{feff}{}s2,0.9,,,,,,,,\r\n", text.replace('\n', "\r\n")));
         assert_eq!((a[0].1.csv().unwrap(), a[0].1.duplicates), (text, 1));
-        let b = write("b", &format!("{heading}\ns1,0.5,0.5,1.0,1.0,1.0,1.0,1.0,1.0,1.0\n"));
+        let b = write("b", &format!("{heading}\ns1,0.5,0.5,1.0,1.0,1.0,1.0,1.0,1.0,1.0\ns3,,,,,,,,,\n"));
         let [ra, rb] = &records_of(&[a, b])[..] else { panic!() };
+        assert_eq!((ra.len(), rb.len()), (2, 2), "a row without a number is no case");
         assert_eq!((ra[1].status, rb[1].status), (Status::Scored, Status::Missing));
         let dsc = &PROTOCOL.metrics[0];
         // The gallbladder of s1 is asked of both, since one has a score; of s2 two organs are.
@@ -191,7 +194,7 @@ mod tests {
         assert!(Wide::read(&refused).unwrap_err().to_string().contains("`abc` for gall_bladder of s1, expected a number"));
     }
 
-    /// Order, wins and cells of the maps over all cases, against SciPy. METHOD is named as in the golden file.
+    /// Order and significant cells of the maps over all cases, against SciPy. METHOD is named as in the golden file.
     #[test]
     fn significance_maps_of_the_released_tables() {
         use panscreen_envs::metrics::statistics::adjust::Adjustment;

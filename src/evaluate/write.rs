@@ -129,7 +129,7 @@ fn table_tex(s: &Summary) -> String {
         rows += &format!("{} & {} & {mean} & {interval} & {} & {lost} \\\\\n", tex(&r.structure), tex(&r.metric), r.mean.values);
     }
     let caption = format!(
-        "Protocol {}: {}. Empty masks ({}): {}. Lost ones, missing or failed, count as the worst value. Intervals: 95\\,\\%, {} bootstrap draws.",
+        "Protocol {}: {}. Empty masks ({}): {}. Lost ones, missing or failed, count as the worst value; a metric without one has no mean then. Intervals: 95\\,\\%, {} bootstrap draws.",
         tex(&s.protocol),
         tex(&s.counts()),
         tex(&s.empty_policy),

@@ -168,7 +168,7 @@ struct Input<'a> {
 fn column(structure: &str, methods: &[Method], input: Input, resampling: Resampling) -> Option<Column> {
     let Input { metric, scores, means, units, common, not_asked, main } = input;
     let sign = if metric.higher { 1.0 } else { -1.0 };
-    let values = |s: &Vec<Score>| s.iter().map(|s| if let Score::Value(v) = s { Some(*v) } else { None }).collect::<Vec<_>>();
+    let values = |s: &Vec<Score>| s.iter().map(|s| s.value()).collect::<Vec<_>>();
     let known: Vec<Vec<Option<f64>>> = scores.iter().map(values).collect();
     // Higher is better from here on. A lost case without a worst value is below all others, which only ranks and signs of differences may see.
     let below = known.iter().flatten().flatten().map(|v| sign * v).fold(0.0, f64::min) - 1.0;

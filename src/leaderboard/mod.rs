@@ -6,14 +6,13 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-use panscreen_envs::metrics::protocols::touchstone;
 use serde::{Deserialize, Serialize};
 
 pub use compare::{ALPHA, Column, Overall, PairTest, Standing, compare};
 
 use crate::error::{Error, Result};
 use crate::evaluate::summary::{Summary, summarise};
-use crate::evaluate::touchstone::{is_released, read_released, records_of};
+use crate::evaluate::touchstone::{is_released, is_rule, read_released, records_of};
 use crate::evaluate::{CaseRecord, Settings, judge_all};
 use crate::run::Observer;
 
@@ -93,7 +92,7 @@ pub fn leaderboard(
                 "some folders hold masks and some released tables (dsc.csv); evaluate the masks first, and give their tables".into(),
             ));
         }
-        _ if settings.rule.protocol.name != touchstone::PROTOCOL.name => {
+        _ if !is_rule(settings.rule.protocol.name) => {
             return Err(Error::Usage("released tables are Touchstone's; give --protocol touchstone".into()));
         }
         _ => from_tables(entries, observer)?,

@@ -7,9 +7,9 @@ use panscreen_envs::metrics::protocols::Protocol;
 use panscreen_envs::volume::{Geometry, Orientation};
 
 use super::{Column, Leaderboard, Method};
-use crate::evaluate::Settings;
 use crate::evaluate::files::{Masks, masks_in};
 use crate::evaluate::record::Score;
+use crate::evaluate::{Rule, Settings};
 use crate::report::preview::{PreviewInput, SOFT_TISSUE_HU, middle_of_largest, png, preview};
 
 /// A case that went badly.
@@ -36,14 +36,10 @@ pub fn worst_cases(
     let protocol = settings.rule.protocol;
     let leader = board.overall.first().and_then(|o| methods.iter().find(|m| m.name == o.method));
     let (Some(leader), Some(metric)) = (leader, protocol.main_metrics().next()) else { return Vec::new() };
-    let mut order: Vec<(f64, usize)> = leader
-        .cases
-        .iter()
-        .enumerate()
-        .filter_map(|(i, c)| if let Score::Value(v) = c.score(None, metric) { Some((v, i)) } else { None })
-        .collect();
+    let mut order: Vec<(f64, usize)> =
+        leader.cases.iter().enumerate().filter_map(|(i, c)| Some((c.score(None, metric).value()?, i))).collect();
     order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    let folders = Folders::open(&leader.folder, reference, images, protocol);
+    let folders = Folders::open(&leader.folder, reference, images, &settings.rule);
     let worst = order.into_iter().take(most).map(|(score, i)| {
         let record = &leader.cases[i];
         let text = |m: &Method| match m.cases[i].score(None, metric) {
@@ -63,23 +59,29 @@ pub fn worst_cases(
 }
 
 /// Where masks and scans lie.
-struct Folders {
+struct Folders<'a> {
+    rule: &'a Rule,
     reference: std::collections::BTreeMap<String, Masks>,
     predicted: std::collections::BTreeMap<String, Masks>,
     images: Vec<std::path::PathBuf>,
 }
 
-impl Folders {
-    fn open(predicted: &Path, reference: Option<&Path>, images: Option<&Path>, protocol: &Protocol) -> Option<Self> {
-        let reference = masks_in(reference?, protocol).ok()?;
+impl<'a> Folders<'a> {
+    fn open(predicted: &Path, reference: Option<&Path>, images: Option<&Path>, rule: &'a Rule) -> Option<Self> {
+        let reference = masks_in(reference?, rule.protocol).ok()?;
         // Scans that can't be listed leave the pictures without a scan; the leaderboard is whole.
         let images = images.and_then(|dir| io::scans_in(dir).ok()).unwrap_or_default();
-        Some(Folders { reference, predicted: masks_in(predicted, protocol).unwrap_or_default(), images })
+        Some(Folders { rule, reference, predicted: masks_in(predicted, rule.protocol).unwrap_or_default(), images })
     }
 
     fn picture(&self, case: &str) -> Option<Vec<u8>> {
-        let (reference, stored) = union(self.reference.get(case)?)?;
-        let predicted = self.predicted.get(case).and_then(union).filter(|(_, g)| g.shape == stored.shape).map(|(mask, _)| mask);
+        // What is scored is what is drawn: of a label map the lesion classes, or the organs that the protocol knows.
+        let protocol = self.rule.protocol;
+        let organ = |v: u8| v != 0 && protocol.structures.iter().any(|s| s.label.is_none_or(|label| label == v));
+        let scored = |v: u8| if protocol.is_of_lesions() { self.rule.lesion.contains(v) } else { organ(v) };
+        let (reference, stored) = union(self.reference.get(case)?, scored)?;
+        let predicted =
+            self.predicted.get(case).and_then(|masks| union(masks, organ)).filter(|(_, g)| g.shape == stored.shape).map(|(mask, _)| mask);
         let scan =
             self.images.iter().find(|p| io::case_name(p) == case).and_then(|p| io::open(p).ok()).filter(|v| v.shape() == stored.shape);
         // Without a scan the outlines stand on grey.
@@ -104,15 +106,16 @@ impl Folders {
     }
 }
 
-/// All structures of a case as one mask, on its own grid.
-fn union(masks: &Masks) -> Option<(Vec<u8>, Geometry)> {
+/// All structures of a case as one mask, on its own grid. `scored`: which values of a label map count.
+fn union(masks: &Masks, scored: impl Fn(u8) -> bool) -> Option<(Vec<u8>, Geometry)> {
+    let mark = |v: u8| u8::from(if matches!(masks, Masks::Whole(_)) { scored(v) } else { v != 0 });
     let mut all: Option<(Vec<u8>, Geometry)> = None;
     for path in masks.paths() {
         let labels = io::open_labels(path).ok()?;
         match &mut all {
-            None => all = Some((labels.data.iter().map(|&v| u8::from(v != 0)).collect(), labels.geometry)),
+            None => all = Some((labels.data.iter().map(|&v| mark(v)).collect(), labels.geometry)),
             Some((mask, geometry)) if geometry.shape == labels.shape() => {
-                mask.iter_mut().zip(&labels.data).for_each(|(m, &v)| *m |= u8::from(v != 0));
+                mask.iter_mut().zip(&labels.data).for_each(|(m, &v)| *m |= mark(v));
             }
             Some(_) => return None,
         }
@@ -124,7 +127,17 @@ fn union(masks: &Masks) -> Option<(Vec<u8>, Geometry)> {
 pub fn values(column: &Column, methods: &[Method], protocol: &Protocol) -> Vec<Vec<f64>> {
     let Some(metric) = protocol.metrics.iter().find(|m| m.name == column.metric) else { return Vec::new() };
     let structure = protocol.structures.iter().find(|s| s.name == column.structure).map(|s| s.name);
-    let of =
-        |m: &Method| m.cases.iter().filter_map(|c| if let Score::Value(v) = c.score(structure, metric) { Some(v) } else { None }).collect();
+    let of = |m: &Method| m.cases.iter().filter_map(|c| c.score(structure, metric).value()).collect();
     methods.iter().map(of).collect()
+}
+
+#[test]
+fn a_picture_outlines_what_is_scored() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.nii.gz");
+    // Liver 1, tumour 2.
+    io::write_labels(&path, &[0, 1, 2, 1], &Geometry::ras([1, 1, 4], [1.0; 3], [0.0; 3])).unwrap();
+    assert_eq!(union(&Masks::Whole(path.clone()), |v| v == 2).unwrap().0, [0, 0, 1, 0]);
+    let organs = Masks::ByStructure([("liver".to_owned(), path)].into());
+    assert_eq!(union(&organs, |v| v == 2).unwrap().0, [0, 1, 1, 1], "a file of one organ is that organ");
 }

@@ -7,9 +7,9 @@ use panscreen_envs::io::write_atomic;
 use panscreen_envs::metrics::Outcome;
 
 use super::{Column, Leaderboard, Method, PairTest, Standing};
-use crate::evaluate::Settings;
 use crate::evaluate::summary::{CASES, Structures, Summary};
 use crate::evaluate::write::{cell, delimited, json, six, tex};
+use crate::evaluate::{Settings, Status};
 
 impl Leaderboard {
     /// Write `leaderboard.json`, `ranks.csv`, `tests.csv`, `scores.csv` (long format) and `leaderboard.tex` into `dir`, and each method's files into
@@ -144,6 +144,7 @@ fn scores_csv(methods: &[Method]) -> Result<String> {
             let (status, reason) = match outcome {
                 Outcome::Value(_) => ("value", ""),
                 Outcome::NotApplicable(why) => ("not_applicable", why.as_str()),
+                Outcome::Failed(why) if s.status == Status::Missing => ("missing", why.as_str()),
                 Outcome::Failed(why) => ("failed", why.as_str()),
             };
             [&m.name, &c.case, &s.structure, metric, &cell(Some(outcome)), status, reason].map(str::to_owned).to_vec()

@@ -53,6 +53,13 @@ pub struct ScanTable {
     pub tn: usize,
 }
 
+impl std::iter::Sum for ScanTable {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        let add = |a: Self, b: Self| ScanTable { tp: a.tp + b.tp, fn_: a.fn_ + b.fn_, fp: a.fp + b.fp, tn: a.tn + b.tn };
+        all.fold(ScanTable::default(), add)
+    }
+}
+
 impl ScanTable {
     /// The cells of all `scans`.
     pub fn of<'a>(scans: impl IntoIterator<Item = &'a LesionMatch>) -> Self {

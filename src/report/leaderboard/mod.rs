@@ -68,7 +68,7 @@ pub fn page(m: &Material, drawings: &Drawings) -> String {
     };
     page.section("Summary").cards(&cards(board));
     page.prose(&format!(
-        "{}.\n\nEmpty masks ({}): {}. Lost cases: missing and failed predictions count as the worst value; nothing improves by failing.\n\n\
+        "{}.\n\nEmpty masks ({}): {}. Lost cases: missing and failed predictions count as the worst value, and a metric without one has no mean then; nothing improves by failing.\n\n\
          Intervals are 95 % over {} bootstrap draws of {} (seed {}).",
         first.rule,
         first.empty_policy,

@@ -124,7 +124,7 @@ pub fn ranks(board: &Leaderboard) -> Table<'static> {
     const ONE: [&str; 10] = ["method", "metric", "mean", "median", "case ranks", "mean case rank", "wins", "first", "low", "high"];
     let several = several(board);
     Table {
-        caption: "Ranks by mean, median and the mean of the ranks on every case. Wins: methods it is significantly better than. First: share of bootstrap draws. Low and high: ranks in 95 % of them",
+        caption: "Ranks by mean, median and the mean of the ranks on every case. Wins: methods it beats in the significance map, which takes every case as independent. First: share of bootstrap draws. Low and high: ranks in 95 % of them",
         columns: if several { &ALL } else { &ONE },
         rows: without_structure(rows, several, 2),
     }

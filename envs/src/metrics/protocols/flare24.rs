@@ -73,6 +73,11 @@ impl FlareScore {
 
     /// Scores a prediction that holds 0 and 1 only; the clause of other values is the caller's, who has them.
     pub fn of_pair(pair: &Pair, tolerance_mm: f64) -> Self {
+        Self::with(pair, || pair.distances(SurfaceKind::Surfels).nsd(tolerance_mm))
+    }
+
+    /// As [`FlareScore::of_pair`], where somebody has measured the surfaces, or will.
+    pub fn with(pair: &Pair, nsd: impl FnOnce() -> Outcome) -> Self {
         let score = |dsc, nsd, clause| FlareScore { dsc, nsd, clause };
         match (pair.reference.is_empty(), pair.predicted.is_empty()) {
             (true, true) => return score(1.0, 1.0, Clause::BothEmpty),
@@ -84,7 +89,7 @@ impl FlareScore {
         if dsc < NSD_NEEDS_DICE {
             return score(dsc, 0.0, Clause::LowDice);
         }
-        let nsd = pair.distances(SurfaceKind::Surfels).nsd(tolerance_mm).value().unwrap_or(0.0);
+        let nsd = nsd().value().unwrap_or(0.0);
         score(dsc, nsd, Clause::Measured)
     }
 

@@ -63,21 +63,24 @@ fn score(s: &StructurePair) -> Vec<Outcome> {
     let found = LesionMatch::of(&links, pair.voxel_ml(), min_predicted_ml);
     let false_positives = Outcome::Value(found.false_positives().count() as f64);
     let false_positive_ml = Outcome::Value(found.false_positive_ml() + 0.0);
-    let flare = if s.above_one { FlareScore::BAD_VALUES } else { FlareScore::of_pair(pair, TOLERANCE_MM) };
-    let flare = [flare.dsc, flare.nsd].map(Outcome::Value);
+    let flare = |nsd: Outcome| {
+        let flare = if s.above_one { FlareScore::BAD_VALUES } else { FlareScore::with(pair, || nsd) };
+        [flare.dsc, flare.nsd].map(Outcome::Value)
+    };
     if pair.reference.is_empty() {
         let mut values = vec![Outcome::not_applicable("the reference is empty"); 10];
         let healthy_ml = Outcome::Value(overlap.predicted as f64 * pair.voxel_ml());
         values.extend([false_positives, false_positive_ml, healthy_ml]);
-        values.extend(flare);
+        values.extend(flare(Outcome::not_applicable("the reference is empty")));
         return values;
     }
     let distances = pair.distances(SurfaceKind::Surfels);
+    let nsd = distances.nsd(TOLERANCE_MM);
     let recall = Outcome::ratio(found.hits() as f64, found.lesions.len() as f64, "there is no lesion");
     let mut values = vec![
         overlap.dice(),
         overlap.iou(),
-        distances.nsd(TOLERANCE_MM),
+        nsd.clone(),
         pair.distances(SurfaceKind::BorderVoxels).nsd(TOLERANCE_MM),
         distances.hausdorff_percentile(95.0),
         distances.assd(),
@@ -89,7 +92,7 @@ fn score(s: &StructurePair) -> Vec<Outcome> {
         false_positive_ml,
         Outcome::not_applicable("the scan has lesions"),
     ];
-    values.extend(flare);
+    values.extend(flare(nsd));
     values
 }
 
