@@ -6,7 +6,7 @@
 # RUN is a run folder, WORK keeps what was screened. Every way screens the same scans in one process, one thread; the ways alternate three times,
 # seconds are medians over those. Needs Python 3, no package. The table goes to standard output as Markdown.
 set -euo pipefail
-[ $# -ge 3 ] || { sed -n '2,8p' "$0" | cut -c3- >&2; exit 2; }
+[ $# -ge 3 ] || { sed -n '2,7p' "$0" | cut -c3- >&2; exit 2; }
 run=$1 work=$2
 shift 2
 scans=()

@@ -77,7 +77,7 @@ pub fn run(seed: u64, out: &Path, observer: Arc<dyn Observer>) -> Result<DemoSum
     let clock = Stopwatch::start();
     let config = demo_config(seed, out)?;
     move_aside(&config, out, &*observer)?;
-    train(&config, out, observer.clone())?;
+    train(&config, out, observer.clone(), None)?;
     on_device(Device::Cpu, Screening { out, seed, clock, observer })
 }
 

@@ -21,15 +21,10 @@ use crate::stages::gf_screen::validate::{look, validate};
 use crate::stages::{Artifacts, Run, stage};
 
 /// Run all stages of `config` in `folder`, or go on where it was interrupted.
-pub fn train(config: &Config, folder: &Path, observer: Arc<dyn Observer>) -> Result<Artifacts> {
+/// `focus_cache`: where what a finished Focus sees is kept for other runs on the same one.
+pub fn train(config: &Config, folder: &Path, observer: Arc<dyn Observer>, focus_cache: Option<&Path>) -> Result<Artifacts> {
     let folder = open(config, folder, || setup::draw_split(config, &*observer))?;
-    run_stages(config, folder, observer, None)
-}
-
-/// As [`train`], with what a finished Focus sees kept in `focus_cache` for other runs on the same one.
-pub fn train_sharing(config: &Config, folder: &Path, observer: Arc<dyn Observer>, focus_cache: &Path) -> Result<Artifacts> {
-    let folder = open(config, folder, || setup::draw_split(config, &*observer))?;
-    run_stages(config, folder, observer, Some(focus_cache.to_owned()))
+    run_stages(config, folder, observer, focus_cache.map(Path::to_owned))
 }
 
 /// As [`train`], on the first training scan that has a lesion, which validates too.

@@ -111,7 +111,8 @@ fn screen(args: &ScreenArgs, run: &Path, context: &Context) -> Result<BatchSumma
     }
     overrides.extend(args.select.map(|s| format!("screen.select={}", format!("{s:?}").to_lowercase())));
     overrides.extend(args.keep_fraction.map(|f| format!("screen.keep_fraction={f}")));
-    overrides.extend(args.threshold.map(|t| format!("screen.threshold={t}")));
+    // A threshold that somebody gives is meant, whatever the run was to guarantee.
+    overrides.extend(args.threshold.iter().flat_map(|t| [format!("screen.threshold={t}"), "screen.guaranteed_recall=none".to_owned()]));
     overrides.extend(args.recall.map(|r| format!("screen.guaranteed_recall={r}")));
     overrides.extend(args.budget_windows.map(|n| format!("screen.budget_windows={n}")));
     overrides.extend(args.budget_seconds.map(|s| format!("screen.budget_seconds={s:?}")));

@@ -65,7 +65,7 @@ pub fn run(args: TrainArgs, context: &Context) -> Result<Ended, Failure> {
     let artifacts = if args.overfit_one {
         train::overfit_one(&config, &folder, context.observer.clone())?
     } else {
-        train::train(&config, &folder, context.observer.clone())?
+        train::train(&config, &folder, context.observer.clone(), None)?
     };
     context.output.result(&trained(&folder, &artifacts.checkpoint)?, ToString::to_string)?;
     Ok(Ended::Done)

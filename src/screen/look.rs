@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use panscreen_envs::screening::blend::Blend;
-use panscreen_envs::volume::components::{Components, Connectivity};
+use panscreen_envs::volume::components::{Component, Components, Connectivity};
 use panscreen_envs::volume::runs::Runs;
 use serde::{Deserialize, Serialize};
 
@@ -83,8 +83,11 @@ impl Plan {
         look(first, &mut seen)?;
         let mut probability = self.blend(glanced, &seen);
         if self.second_look {
-            let again: Vec<usize> =
-                self.covering_findings(&probability, self.shape, [0; 3], 1.0).into_iter().filter(|&i| seen[i].is_none()).collect();
+            let again: Vec<usize> = self
+                .covering_findings(&probability, self.shape, [0; 3], &self.importance(1), 1.0)
+                .into_iter()
+                .filter(|&i| seen[i].is_none())
+                .collect();
             if !again.is_empty() {
                 look(&again, &mut seen)?;
                 probability = self.blend(glanced, &seen);
@@ -108,7 +111,7 @@ impl Plan {
         budget: &Budget,
         mut focus: impl FnMut(&[usize]) -> Result<Vec<Vec<f32>>, E>,
     ) -> Result<Looked, E> {
-        let mut tally = Tally::new(self, budget);
+        let (mut tally, importance) = (Tally::new(self, budget), self.importance(1));
         let (mut rest, mut pending): (&[usize], Vec<usize>) = (first, vec![]);
         loop {
             let second = !pending.is_empty();
@@ -126,7 +129,7 @@ impl Plan {
             for (&i, p) in batch.iter().zip(focus(&batch)?) {
                 tally.add(i, &p, self.weight(glanced, i));
                 if self.second_look && again && !second {
-                    for i in self.covering_findings(&p, self.window, self.starts[i], SECOND_SAY) {
+                    for i in self.covering_findings(&p, self.window, self.starts[i], &importance, SECOND_SAY) {
                         if !tally.has(i) && !pending.contains(&i) {
                             pending.push(i);
                         }
@@ -174,19 +177,23 @@ impl Plan {
         blend.add_sized(place.start, self.size(place), &self.importance(place.scale), p);
     }
 
-    /// Windows of the grid that hold the centre voxel of something that would be called a lesion now, in a part of the scan: its probabilities,
-    /// its shape and its first voxel. Of those over a centre, the weightiest there that together have `say` of the vote.
-    fn covering_findings(&self, probability: &[f32], shape: [usize; 3], start: [usize; 3], say: f32) -> Vec<usize> {
+    /// What would be called a lesion now.
+    fn findings(&self, probability: &[f32], shape: [usize; 3]) -> Vec<Component> {
         if !probability.iter().any(|&p| p > self.mask_threshold) {
             return vec![];
         }
         let mask: Vec<u8> = probability.iter().map(|&p| (p > self.mask_threshold) as u8).collect();
-        let found = Components::of(&Runs::of(&mask, shape), Connectivity::Corner);
-        let (grid, importance) = (self.starts[..self.grid].iter().copied().enumerate(), self.importance(1));
+        Components::of(&Runs::of(&mask, shape), Connectivity::Corner).parts
+    }
+
+    /// Windows of the grid that hold the centre voxel of something that would be called a lesion now, in a part of the scan: its probabilities,
+    /// its shape and its first voxel. Of those over a centre, the weightiest there that together have `say` of the vote.
+    fn covering_findings(&self, probability: &[f32], shape: [usize; 3], start: [usize; 3], importance: &[f32], say: f32) -> Vec<usize> {
+        let grid = self.starts[..self.grid].iter().copied().enumerate();
         let mut again = vec![false; self.grid];
-        for part in &found.parts {
+        for part in self.findings(probability, shape) {
             let centre: [usize; 3] = std::array::from_fn(|a| start[a] + part.centroid[a].round() as usize);
-            weightiest(grid.clone(), self.window, &importance, centre, say).into_iter().for_each(|i| again[i] = true);
+            weightiest(grid.clone(), self.window, importance, centre, say).into_iter().for_each(|i| again[i] = true);
         }
         (0..self.grid).filter(|&i| again[i]).collect()
     }
@@ -194,13 +201,9 @@ impl Plan {
     /// Wider windows that hold the centre of a finding that is longer than a window along some axis, ascending: of the smallest scale at which a
     /// window is longer than it along every axis, or of the largest.
     fn wide_over_findings(&self, probability: &[f32]) -> Vec<usize> {
-        let (Some(&largest), true) = (self.scales.last(), probability.iter().any(|&p| p > self.mask_threshold)) else {
-            return vec![];
-        };
-        let mask: Vec<u8> = probability.iter().map(|&p| (p > self.mask_threshold) as u8).collect();
-        let found = Components::of(&Runs::of(&mask, self.shape), Connectivity::Corner);
+        let Some(&largest) = self.scales.last() else { return vec![] };
         let mut chosen = BTreeSet::new();
-        for part in &found.parts {
+        for part in self.findings(probability, self.shape) {
             let fits = |scale: usize| (0..3).all(|a| part.box_end[a] - part.box_start[a] <= self.window[a] * scale);
             if fits(1) {
                 continue;

@@ -29,7 +29,7 @@ impl Votes {
             let [x, y, z] = [x + i / (wy * wz), y + i / wz % wy, z + i % wz];
             (x < plan.shape[0] && y < sy && z < sz).then(|| (x * sy + y) * sz + z)
         };
-        let mut live = vec![false; plan.shape.iter().product()];
+        let mut live = vec![false; if looked.is_empty() { 0 } else { plan.shape.iter().product() }];
         for (number, p) in looked {
             p.iter().enumerate().filter(|(_, p)| **p > threshold).filter_map(|(i, _)| voxel(*number, i)).for_each(|v| live[v] = true);
         }

@@ -218,12 +218,7 @@ impl Plan {
     pub fn expected(&self, glanced: &Glanced) -> Vec<([usize; 3], f32)> {
         let middle = |s: &[usize; 3]| std::array::from_fn(|a| s[a] + self.window[a].min(self.shape[a]) / 2);
         match &glanced.heat {
-            Some((cells, p)) => {
-                let (side, [_, my, mz]) = (cells.cell(), cells.cells());
-                let place = |i: usize| [i / (my * mz), i / mz % my, i % mz];
-                let voxel = |i: usize| std::array::from_fn(|a| (place(i)[a] * side[a] + side[a] / 2).min(self.shape[a] - 1));
-                p.iter().enumerate().map(|(i, &p)| (voxel(i), p)).collect()
-            }
+            Some((cells, p)) => p.iter().enumerate().map(|(i, &p)| (cells.middle(i), p)).collect(),
             None => self.starts[..self.grid].iter().map(middle).zip(glanced.windows.iter().copied()).collect(),
         }
     }

@@ -14,7 +14,7 @@ use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::run::folder::lock;
 use crate::run::{Observer, metrics, signals, usage};
-use crate::train::{train, train_sharing};
+use crate::train::train;
 
 /// How a worker left its point.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,12 +77,12 @@ fn carry_out(
     let config = config::load(&folder.0.join("config.toml"), &[])?;
     let run = folder.run();
     let trained = match until.filter(|step| *step < config.train.steps as u64) {
-        None => train_sharing(&config, &run, observer.clone(), &focus_cache(folder)).map(|_| ()),
+        None => train(&config, &run, observer.clone(), Some(&focus_cache(folder))).map(|_| ()),
         Some(step) => {
             let at = |run: &Path| -> Result<Option<f64>> { value_at(run, step, metric) };
             if at(&run)?.is_none() {
                 let halting = Arc::new(Halting { inner: observer.clone(), until: step, done: AtomicU64::new(0) });
-                match train(&config, &run, halting) {
+                match train(&config, &run, halting, None) {
                     Err(Error::Stopped { step: reached }) if reached < step => return Err(Error::Stopped { step: reached }),
                     Err(Error::Stopped { .. }) | Ok(_) => {}
                     Err(e) => return Err(e),

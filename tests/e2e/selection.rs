@@ -107,13 +107,16 @@ fn a_whole_scan_glance_learns_on_a_finished_focus_and_screens() {
         let expected = format!("a recall of 0.95 can't be guaranteed with this `screen.{key}`");
         assert!(refused.code == 2 && refused.err.contains(&expected), "{}", refused.err);
     }
+    // A threshold that somebody gives is meant, even where the run was to guarantee a recall.
+    let meant = screen("meant", &["--threshold", "0", "screen.guaranteed_recall=0.95"]);
+    assert_eq!((meant["windows"]["threshold"].as_f64(), &meant["guarantee"]), (Some(0.0), &Value::Null), "{meant}");
     std::fs::write(&path, operating.to_string()).unwrap();
 
     // Focus everywhere under a budget leaves something too.
     let all = screen("all", &["--select", "all", "--budget-windows", "3"]);
     let total = all["windows"]["total"].as_u64().unwrap();
     assert_eq!((&all["windows"]["kept"], &all["windows"]["left"]["windows"]), (&Value::from(3), &Value::from(total - 3)), "{all}");
-    // Wider windows are for findings longer than a window; the setting changes nothing else.
+    // Where no finding is longer than a window the setting changes nothing; what it does is tested in `src/screen`.
     let wide = screen("wide", &["--threshold", "0", "screen.scales=[1, 2]"]);
     assert_eq!(wide["windows"]["kept"].as_u64(), free["windows"]["kept"].as_u64().map(|n| n + wide["windows"]["wide"].as_u64().unwrap()));
 

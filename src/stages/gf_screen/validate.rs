@@ -181,10 +181,19 @@ pub fn look<'s, B: InferBackend>(
     cache: Option<&FocusCache>,
     config: &Config,
 ) -> Result<Vec<Seen<'s>>> {
-    let mut seen = (0..store.cases().len()).map(|i| Seen::glance(screener, store, i, config)).collect::<Result<Vec<_>>>()?;
+    let mut seen = (0..store.cases().len())
+        .map(|i| {
+            let mut seen = Seen::glance(screener, store, i, config)?;
+            // The grid is looked at everywhere: only windows that may lie anywhere wait for the thresholds of all scans.
+            if seen.plan.candidates() == 0 {
+                seen.focus(screener, 0.0, cache, config)?;
+            }
+            Ok(seen)
+        })
+        .collect::<Result<Vec<_>>>()?;
     let fixed = if let Threshold::Fixed(t) = config.screen.threshold { t as f32 } else { NO_CANDIDATE };
     let lowest = candidates(&seen).last().map_or(fixed, |&least| least.min(fixed));
-    seen.iter_mut().try_for_each(|s| s.focus(screener, lowest, cache, config))?;
+    seen.iter_mut().filter(|s| s.plan.candidates() > 0).try_for_each(|s| s.focus(screener, lowest, cache, config))?;
     Ok(seen)
 }
 

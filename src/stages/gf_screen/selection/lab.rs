@@ -240,7 +240,8 @@ impl View {
             }
             (Sight::Windows { lesion, .. }, _) => {
                 let x = self.tensor::<B>(device).expect("windows have a tensor");
-                let features = if glance.is_tied() { focus.features(x.clone(), mode) } else { vec![] };
+                // As it screens: in training mode a batch norm would go on counting, and Focus is finished.
+                let features = if glance.is_tied() { focus.features(x.clone(), Mode::Eval) } else { vec![] };
                 let (z, cells) = glance.forward_cells(x, &features, mode);
                 let cells = cells.map(|cells| {
                     let [_, d, h, w] = cells.dims();

@@ -46,7 +46,7 @@ pub fn selection_step<B: TrainBackend>(
         z_parts.push(z_G2);
         let Some((cells, targets)) = cells.filter(|_| settings.cell_weight > 0.0) else { continue };
         // The second look of a whole-scan Glance: the same weights, at a finer grid.
-        let second = learner.glance.whole_scan().and_then(|net| {
+        let second = learner.glance.whole_scan().filter(|net| net.second_grid(draw.scan.shape).is_some()).and_then(|net| {
             let heat: Vec<f32> = cells.clone().into_data().iter::<f32>().collect();
             Some(lab.second_view(draw, net, &heat)?.look(net, Mode::Train, &learner.device))
         });
