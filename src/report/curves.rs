@@ -26,10 +26,10 @@ pub fn policy_update(records: &[Record]) -> String {
 }
 
 /// Every operating point of Glance on the validation scans, and the one that the run has chosen.
-pub fn operating(operating: &Operating, threshold: f32) -> String {
+pub fn operating(operating: &Operating, threshold: Option<f32>) -> String {
     let curve = operating.curve.iter().map(|p| (p.windows_kept, p.relative_recall)).collect();
     // Measured from few windows to many: the first that is no stricter.
-    let own = operating.curve.iter().find(|p| p.threshold <= threshold).map(|p| (p.windows_kept, p.relative_recall));
+    let own = threshold.and_then(|t| operating.curve.iter().find(|p| p.threshold <= t)).map(|p| (p.windows_kept, p.relative_recall));
     kept_vs_recall(curve, own, Some(1.0)).svg()
 }
 
@@ -44,12 +44,12 @@ fn the_runs_own_choice_stands_on_its_curve() {
         "gate": null,
     }))
     .unwrap();
-    let dots = |operating: &Operating, threshold| self::operating(operating, threshold).matches("<circle").count();
+    let dots = |operating: &Operating, threshold| self::operating(operating, Some(threshold)).matches("<circle").count();
     assert_eq!(dots(&operating, 0.5), 0, "nothing was measured");
     for (threshold, windows_kept, relative_recall) in [(0.9, 0.02, 0.5), (0.3, 0.1, 0.96), (0.1, 0.4, 1.0)] {
         operating.curve.push(crate::stages::gf_screen::OperatingPoint { threshold, relative_recall, windows_kept, scans: 9, lesions: 20 });
     }
     // The point, and its key in the legend.
-    assert!(dots(&operating, 0.3) == 2 && self::operating(&operating, 0.3).contains("its own choice"));
+    assert!(dots(&operating, 0.3) == 2 && self::operating(&operating, Some(0.3)).contains("its own choice"));
     assert_eq!(dots(&operating, 0.05), 0, "a threshold below all that were measured");
 }

@@ -128,7 +128,7 @@ pub fn page(m: &Material) -> String {
             caption: "Whole validation scans, both ways.",
         },
         Figure::Svg {
-            svg: curves::operating(m.operating, m.threshold),
+            svg: curves::operating(m.operating, Some(m.threshold)),
             caption: "Every operating point of Glance on the validation scans; recall relative to Focus everywhere.",
         },
     ]);

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::run::metrics;
 use crate::run::{Observer, Record, Silent, Verdict};
-use crate::screen::{Image, Model, Screener};
+use crate::screen::{Choice, Image, Model, Screener};
 use crate::setup;
 use crate::stages::gf_screen::learner::Settings;
 use crate::stages::gf_screen::train::expected;
@@ -44,7 +44,7 @@ impl Work for Reporting<'_> {
         // What the run itself said knows how it ended.
         let now = Verdict::of(&records, expected(&Settings::new(config)));
         // One of an earlier session says nothing about a run that has gone on since.
-        let health = Verdict::read(run).filter(|said| said.step >= now.step).unwrap_or(now);
+        let health = Verdict::read(run).filter(|said| said.step == now.step).unwrap_or(now);
         let split = setup::kept_split(run)?;
 
         observer.phase("groups and looks", None);
@@ -81,7 +81,8 @@ impl Work for Reporting<'_> {
             ));
         }
         observer.finish();
-        let operating = model.operating.as_ref().map(|o| curves::operating(o, model.threshold));
+        let own = model.settings(None).ok().and_then(|s| if let Choice::Above(t) = s.choice { Some(t) } else { None });
+        let operating = model.operating.as_ref().map(|o| curves::operating(o, own));
         Ok(page(config, &records, &health, operating, &sheets, &gifs))
     }
 }

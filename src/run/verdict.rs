@@ -135,7 +135,7 @@ impl Log<'_> {
         let one = |values: &[f64]| values.len() >= LEAST && values.iter().all(|v| (v - 1.0).abs() < 1e-6);
         (expected.ratio && one(&low) && one(&high)).then(|| {
             format!(
-                "the ratio was 1 in all {} steps, because there is one update per rollout: clipping and KL never act, and the objective is a plain \
+                "the ratio was 1 in all {} lines of the log, because there is one update per rollout: clipping and KL never act, and the objective is a plain \
                  policy gradient; raise `objective.refresh_steps` or `objective.num_iterations` if that is not meant",
                 low.len()
             )
@@ -272,7 +272,7 @@ mod tests {
                 set(f, "frac_reward_zero_std", 0.9);
                 set(f, "reward", 1.0);
             }),
-            ("ratio always 1", "1 in all 90 steps, because there is one update per rollout", |_, f| {
+            ("ratio always 1", "1 in all 90 lines of the log, because there is one update per rollout", |_, f| {
                 set(f, "ratio/min", 1.0);
                 set(f, "ratio/max", 1.0);
             }),

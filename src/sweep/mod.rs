@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::run::Observer;
 use crate::run::folder::lock;
 use launcher::{Launcher, Local};
-use plan::{Planner, TrialLog};
+use plan::{Planned, Planner, TrialLog};
 use scheduler::Scheduler;
 use slurm::Slurm;
 
@@ -116,7 +116,10 @@ pub fn points_of(sweep: &SweepConfig) -> Result<usize> {
     }
     let mut ids = BTreeSet::new();
     for trial in &trials {
-        ids.extend(planner.points(0, trial)?.into_iter().map(|p| p.point.id));
+        for Planned { point, config } in planner.points(0, trial)? {
+            config?;
+            ids.insert(point.id);
+        }
     }
     Ok(ids.len())
 }
@@ -124,14 +127,14 @@ pub fn points_of(sweep: &SweepConfig) -> Result<usize> {
 /// `sweep.toml`, for the table and for whoever looks. A sweep that draws its trials must go on with the settings it began with.
 fn keep_settings(sweep: &SweepConfig, root: &Path) -> Result<()> {
     let path = root.join("sweep.toml");
-    if !root.join("points").exists() {
+    let begun = root.join("points").exists();
+    if !begun {
         // No point was ever begun: nothing depends on what was drawn.
         TrialLog::forget(root)?;
-        let _ = std::fs::remove_file(&path);
     }
     let text = toml::to_string(sweep).map_err(|e| Error::Usage(e.to_string()))?;
     let there = std::fs::read_to_string(&path).ok().and_then(|there| toml::from_str::<SweepConfig>(&there).ok());
-    if let Some(there) = there {
+    if let Some(there) = there.filter(|_| begun) {
         let drawn = |s: &SweepConfig| (s.sampler, s.params.clone(), s.seed, s.metric.clone(), s.direction);
         let grids = [&there, sweep].iter().all(|s| s.sampler == Sampler::Grid);
         if !grids && drawn(&there) != drawn(sweep) {

@@ -76,27 +76,27 @@ fn carry_out(
     }
     let config = config::load(&folder.0.join("config.toml"), &[])?;
     let run = folder.run();
-    let trained = match until.filter(|step| *step < config.train.steps as u64) {
-        None => train(&config, &run, observer.clone(), Some(&focus_cache(folder))).map(|_| ()),
-        Some(step) => {
-            let at = |run: &Path| -> Result<Option<f64>> { value_at(run, step, metric) };
-            if at(&run)?.is_none() {
-                let halting = Arc::new(Halting { inner: observer.clone(), until: step, done: AtomicU64::new(0) });
-                match train(&config, &run, halting, None) {
-                    Err(Error::Stopped { step: reached }) if reached < step => return Err(Error::Stopped { step: reached }),
-                    Err(Error::Stopped { .. }) | Ok(_) => {}
-                    Err(e) => return Err(e),
-                }
-            }
-            let value = at(&run)?.ok_or_else(|| {
-                Error::Usage(format!("step {step} has no `{metric}`; make `min_resource` a multiple of `train.validate_every`"))
-            })?;
-            folder.write(&format!("rung-{step}.json"), &value)?;
-            return Ok(None);
-        }
-    };
-    trained?;
+    if let Some(step) = until.filter(|step| *step < config.train.steps as u64) {
+        return halt_at(&config, folder, step, metric, observer).map(|()| None);
+    }
+    train(&config, &run, observer.clone(), Some(&focus_cache(folder)))?;
     result_of(folder, point, &config, observer).map(Some)
+}
+
+/// Train to the rung `step`, and note the figure there.
+fn halt_at(config: &Config, folder: &PointFolder, step: u64, metric: &str, observer: &Arc<dyn Observer>) -> Result<()> {
+    let run = folder.run();
+    if value_at(&run, step, metric)?.is_none() {
+        let halting = Arc::new(Halting { inner: observer.clone(), until: step, done: AtomicU64::new(0) });
+        match train(config, &run, halting, None) {
+            Err(Error::Stopped { step: reached }) if reached < step => return Err(Error::Stopped { step: reached }),
+            Err(Error::Stopped { .. }) | Ok(_) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let value = value_at(&run, step, metric)?
+        .ok_or_else(|| Error::Usage(format!("step {step} has no `{metric}`; make `min_resource` a multiple of `train.validate_every`")))?;
+    folder.write(&format!("rung-{step}.json"), &value)
 }
 
 /// The validation figures of the best checkpoint, and those of the test scans where they are asked for.

@@ -308,6 +308,36 @@ name = "grl"
     assert!(before == world.tree("out/points"), "a second start changes nothing");
 }
 
+/// A sampler draws what it drew before as soon as there are few values: such a trial is over at once, and the next one comes.
+#[cfg(unix)]
+#[test]
+fn a_trial_that_is_known_already_does_not_end_the_drawing() {
+    let world = fake(1..2, "sampler = \"tpe\"\nn_trials = 6\n[params]\nenv.lesion_fraction = [0.25, 0.5]\n");
+    let summary = world.json(0, &["sweep", "fake.toml", "--out", "out", "--quiet"]);
+    assert_eq!((summary["points"].as_u64(), summary["done"].as_u64()), (Some(2), Some(2)), "{summary}");
+    assert_eq!(world.read("out/trials.jsonl").iter().filter(|b| **b == b'\n').count(), 6);
+}
+
+/// Points that can't begin are no success: a row of equal failures of what they share goes on through them.
+#[cfg(unix)]
+#[test]
+fn shared_runs_that_all_fail_stop_the_sweep() {
+    let world = World::new();
+    let sweep = r#"
+config = "tiny.toml"
+overrides = ["train.freeze_focus=true"]
+seeds = [1, 2, 3, 4, 5, 6, 7, 8]
+stop_after_failures = 3
+[shared.focus]
+key = "init_focus_from"
+per_seed = true
+overrides = ["data.cache_dir=tiny.toml/cache", "train.freeze_focus=false"]
+"#;
+    std::fs::write(world.path("s.toml"), sweep).unwrap();
+    let ran = world.run(&["sweep", "s.toml", "--out", "out", "--quiet"]);
+    assert!(ran.code == 1 && ran.err.contains("3 points in a row failed alike"), "{}", ran.err);
+}
+
 /// Points share what their Focus sees: the second one finds all of it there, and is still the run that it would be alone, to the last bit.
 #[test]
 fn a_point_on_what_its_focus_saw_before_is_the_run_alone() {

@@ -7,6 +7,7 @@ use super::super::plan::{Planned, Trial};
 use super::super::point::{PointFolder, State};
 use super::super::{Pruner, Sampler, halving, table};
 use super::Scheduler;
+use super::outcome::lease;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::setup;
@@ -18,6 +19,18 @@ impl Scheduler<'_> {
         let plan = |(i, trial): (usize, &Trial)| planner.points(first + i, trial);
         let planned: Vec<Vec<Planned>> = trials.par_iter().enumerate().map(plan).collect::<Result<_>>()?;
         trials.into_iter().zip(planned).try_for_each(|(trial, points)| self.add(trial, points))
+    }
+
+    /// Delete what points left that failed before and are to run again, once the sweep is known to be acceptable. A point whose lease is still
+    /// held (a program of its worker lives on) stays as it is: its worker finds the final state.
+    pub(super) fn delete_failed(&mut self) -> Result<()> {
+        for id in std::mem::take(&mut self.retried) {
+            let folder = self.folder(&id);
+            if lease(&folder.0)?.is_some() {
+                folder.delete()?;
+            }
+        }
+        Ok(())
     }
 
     /// Points that have ended before are known; of the others nothing is made before they start.
@@ -39,8 +52,8 @@ impl Scheduler<'_> {
             let folder = self.folder(&id);
             let mut state = folder.state()?;
             if self.options.retry_failed && state.as_ref().is_some_and(|s| s.state == State::Failed) {
-                folder.delete()?;
                 state = None;
+                self.retried.push(id.clone());
             }
             self.points.insert(id.clone(), point);
             self.order.push(id.clone());

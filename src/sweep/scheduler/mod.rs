@@ -36,6 +36,8 @@ pub struct Scheduler<'a> {
     configs: BTreeMap<String, String>,
     /// Points whose config can't be used, and that have no final state yet.
     refused: Vec<(String, ConfigError)>,
+    /// Points that failed before and are to run again.
+    retried: Vec<String>,
     /// Of successive halving: rungs that are not decided yet, and the figures of the points that halted at the first of them.
     rungs: Vec<u64>,
     halted: BTreeMap<String, f64>,
@@ -71,6 +73,7 @@ impl<'a> Scheduler<'a> {
             figures: BTreeMap::new(),
             configs: BTreeMap::new(),
             refused: Vec::new(),
+            retried: Vec::new(),
             rungs: Vec::new(),
             halted: BTreeMap::new(),
             cohorts: BTreeSet::new(),
@@ -101,6 +104,7 @@ impl<'a> Scheduler<'a> {
         let known = self.planner.grid().into_iter().chain(self.log.trials.clone()).collect();
         self.admit(known)?;
         self.check_baseline()?;
+        self.delete_failed()?;
         self.list_points()?;
         self.read_rung()?;
         let sweep = self.planner.sweep;
@@ -174,6 +178,8 @@ impl<'a> Scheduler<'a> {
         }
         self.log.push(&drawn)?;
         self.admit(drawn)?;
+        // A trial whose points are all known opens nothing, so that nothing will end: the next one is drawn all the same.
+        self.changed = true;
         self.list_points()?;
         self.read_rung()
     }
@@ -183,7 +189,7 @@ impl<'a> Scheduler<'a> {
         plan::worth(trial, self.planner.sweep.direction, |id| self.figures.get(id))
     }
 
-    /// Points whose config can't be used fail. Where that is all of them, the sweep is refused instead, before it has left anything.
+    /// Points whose config can't be used fail. Where that is all of them, the sweep is refused instead, before any point has a folder.
     fn fail_refused(&mut self, wanted: usize) -> Result<()> {
         let refused = std::mem::take(&mut self.refused);
         let all_known = self.trials.len() >= wanted;
@@ -193,9 +199,10 @@ impl<'a> Scheduler<'a> {
         }
         for (id, error) in refused {
             PointFolder::create(self.planner.root, &self.points[&id], None)?;
-            self.fail(&id, error.to_string())?;
             if all_known {
-                self.forget_failures();
+                self.fail_beforehand(&id, error.to_string())?;
+            } else {
+                self.fail(&id, error.to_string())?;
             }
         }
         Ok(())
@@ -210,15 +217,17 @@ impl<'a> Scheduler<'a> {
         let orphans: Vec<(String, String)> = self.open.iter().filter_map(lost).collect();
         for (id, lost) in orphans {
             PointFolder::create(self.planner.root, &self.points[&id], self.configs.get(&id).map(String::as_str))?;
-            self.fail(&id, format!("the shared run `{lost}` failed"))?;
-            self.forget_failures();
+            self.fail_beforehand(&id, format!("the shared run `{lost}` failed"))?;
         }
         Ok(())
     }
 
-    /// Failures that were known beforehand say nothing about the points to come.
-    fn forget_failures(&mut self) {
-        (self.last_reason, self.equal_failures) = (None, 0);
+    /// Fail a point for what was known beforehand: that says nothing about the points to come, nor does it end a row of failures.
+    fn fail_beforehand(&mut self, id: &str, reason: String) -> Result<()> {
+        let before = (self.last_reason.clone(), self.equal_failures);
+        self.fail(id, reason)?;
+        (self.last_reason, self.equal_failures) = before;
+        Ok(())
     }
 
     /// The figures of the points that have halted at the rung that is next to be decided.

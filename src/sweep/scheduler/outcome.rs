@@ -114,7 +114,7 @@ impl Scheduler<'_> {
                 self.equal_failures = if equal { self.equal_failures + 1 } else { 1 };
                 self.last_reason = Some(reason);
             }
-            State::Done => self.forget_failures(),
+            State::Done => (self.last_reason, self.equal_failures) = (None, 0),
             State::Pruned => {}
         }
         self.take_figure(id, &state)?;
@@ -147,7 +147,7 @@ impl Scheduler<'_> {
 }
 
 /// The lease of a point, or `None` where somebody else holds it. Within: no file where the file system has no locks.
-fn lease(folder: &Path) -> Result<Option<Option<File>>> {
+pub(super) fn lease(folder: &Path) -> Result<Option<Option<File>>> {
     match lock(folder) {
         Ok(lease) => Ok(Some(lease)),
         Err(crate::run::Error::Locked { .. }) => Ok(None),
