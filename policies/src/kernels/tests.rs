@@ -82,6 +82,11 @@ fn check_conv(n: usize, [ci, co]: [usize; 2], size: [usize; 3], kernel: [usize; 
         check_close(&what("y"), &conv::forward(isa, x, w, window, Epilogue::default()), &y, 1e-5);
         check_close(&what("dx"), &conv::input_gradient(isa, dy, w, None, size, window), &dx, 1e-5);
         check_close(&what("dw"), &weight_gradient(isa, x, dy, window), &dw, 1e-5);
+        if window == (Window { kernel: [1; 3], stride: [1; 3], padding: [0; 3] }) {
+            check_close(&what("pointwise y"), &pointwise::forward(isa, x, w.values, Epilogue::default()), &y, 1e-5);
+            check_close(&what("pointwise dx"), &pointwise::input_gradient(isa, dy, w.values), &dx, 1e-5);
+            check_close(&what("pointwise dw"), &pointwise::weight_gradient(isa, x, dy), &dw, 1e-5);
+        }
     }
 }
 
@@ -107,6 +112,14 @@ fn convolution_equals_naive_loops() {
     check_conv(1, [2, 3], [5, 4, 6], [1, 2, 3], [3, 1, 2], [2, 2, 3]);
     check_conv(1, [2, 2], [1, 1, 1], [2; 3], [2; 3], [1; 3]);
     check_conv(1, [3, 3], [4, 5, 96], [3; 3], [1; 3], [1; 3]);
+}
+
+/// More positions than a task takes, and than are summed between two visits; every remainder of the blocks of columns.
+#[test]
+fn convolution_of_a_single_tap_equals_naive_loops() {
+    for (n, channels, size) in [(2, [3, 5], [9, 7, 13]), (1, [40, 33], [3, 5, 7]), (3, [1, 2], [1, 1, 1]), (1, [9, 56], [2, 3, 43])] {
+        check_conv(n, channels, size, [1; 3], [1; 3], [0; 3]);
+    }
 }
 
 #[test]

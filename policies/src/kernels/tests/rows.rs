@@ -14,7 +14,9 @@ fn volume(x: Tensor<Cpu, 2>) -> X {
 
 #[test]
 fn linear_under_autodiff_equals_burn() {
-    for [rows, inputs, outputs] in [[5, 3, 2], [200, 48, 192], [1, 8, 1], [37, 13, 21], [700, 16, 5], [3, 1030, 40], [9, 64, 2]] {
+    for [rows, inputs, outputs] in
+        [[5, 3, 2], [200, 48, 192], [1, 8, 1], [37, 13, 21], [3000, 7, 70], [700, 16, 5], [3, 1030, 40], [9, 64, 2]]
+    {
         let shapes = [[rows, inputs, 1, 1, 1], [outputs, inputs, 1, 1, 1], [outputs, 1, 1, 1, 1]];
         check_gradients(
             "linear",
