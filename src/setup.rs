@@ -50,6 +50,7 @@ pub fn root(config: &Config, observer: &dyn Observer) -> Result<PathBuf> {
             PhantomPreset::Demo => phantom::Preset::Demo,
             PhantomPreset::Standard => phantom::Preset::Standard,
         });
+        let settings = wanted.spacing_mm.map_or(settings.clone(), |spacing| settings.at_spacing(spacing));
         let split = [cases.train, cases.validation, cases.test];
         observer.phase("make the phantom cohort", None);
         phantom::write_cohort(&settings, wanted.seed, split.iter().sum(), &root, split)?;

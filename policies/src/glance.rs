@@ -17,7 +17,7 @@ use crate::nets::layers::Linear;
 use crate::nets::{AnyEncoder, ConfigError, Init, Mode, Pooling, ResNet, ResNetConfig};
 use crate::weights::layout::Layout;
 use crate::weights::{self, Scope};
-use crate::whole_scan::{WholeScanConfig, WholeScanGlance};
+use crate::whole_scan::{ENCODER_PREFIX, Reader, WholeScanConfig, WholeScanGlance};
 
 /// Actions of Glance: skip, look.
 const ACTIONS: usize = 2;
@@ -75,7 +75,7 @@ impl GlanceConfig {
         match self {
             GlanceConfig::Resnet3d(config) => config.widths.last().copied().unwrap_or(0),
             GlanceConfig::Encoder(_) => focus.encoder_width(),
-            GlanceConfig::WholeScan(config) => config.widths.last().copied().unwrap_or(0),
+            GlanceConfig::WholeScan(config) => config.width(focus),
         }
     }
 
@@ -84,10 +84,12 @@ impl GlanceConfig {
         match self {
             GlanceConfig::Resnet3d(config) if shared == Shared::None => config.check(),
             GlanceConfig::WholeScan(config) if shared == Shared::None => config.check(),
+            GlanceConfig::WholeScan(config) if shared == Shared::Init && config.reader == Reader::Encoder => config.check(),
             GlanceConfig::Resnet3d(_) | GlanceConfig::WholeScan(_) => {
                 let kind = if matches!(self, GlanceConfig::WholeScan(_)) { "whole_scan" } else { "resnet3d" };
                 Err(ConfigError(format!(
-                    "a shared backbone needs glance.kind = \"encoder\", found {kind:?}; change it, or set backbone.shared = \"none\""
+                    "a shared backbone needs glance.kind = \"encoder\", found {kind:?}; change it, or set backbone.shared = \"none\" (\"init\" also goes with \
+                     kind = \"whole_scan\" and reader = \"encoder\")"
                 )))
             }
             GlanceConfig::Encoder(_) => Ok(()),
@@ -120,7 +122,10 @@ impl GlanceConfig {
         let head = |config: &GlanceHeadConfig| GlanceHead::new(config, focus_config.encoder_width(), &init.at("head"));
         Ok(match (self, shared) {
             (GlanceConfig::Resnet3d(config), _) => Glance::Resnet3d(config.init(in_channels, ACTIONS, &init)?),
-            (GlanceConfig::WholeScan(config), _) => Glance::WholeScan(config.init(in_channels, spacing_mm, &init)?),
+            (GlanceConfig::WholeScan(config), _) => {
+                let glance = Glance::WholeScan(config.init(in_channels, spacing_mm, focus_config, &init)?);
+                if shared == Shared::Init { glance.with_encoder_of(focus)? } else { glance }
+            }
             (GlanceConfig::Encoder(config), Shared::Tied) => Glance::Tied(TiedGlance { head: head(config) }),
             (GlanceConfig::Encoder(config), Shared::None | Shared::Init) => {
                 let encoder = focus_config.build_encoder(in_channels, &init.at("encoder"))?;
@@ -201,8 +206,10 @@ impl<B: Backend> Glance<B> {
 
     /// The same Glance with a copy of Focus's encoder.
     pub fn with_encoder_of(self, focus: &Focus<B>) -> Result<Self, ConfigError> {
-        let only_encoder = |name: &str| name.starts_with("encoder.").then(|| name.to_owned());
-        let (glance, _) = weights::copy(focus, self, &Scope::encoder(), only_encoder)
+        let prefix = if self.whole_scan().is_some() { ENCODER_PREFIX } else { "" };
+        let only_encoder = |name: &str| name.starts_with("encoder.").then(|| format!("{prefix}{name}"));
+        let scope = Scope::Prefixes(vec![format!("{prefix}encoder.")]);
+        let (glance, _) = weights::copy(focus, self, &scope, only_encoder)
             .map_err(|e| ConfigError(format!("Glance can't start from Focus's encoder: {e}")))?;
         Ok(glance)
     }
@@ -288,6 +295,43 @@ mod tests {
         assert!(!encoder_of(&glance).is_empty());
         let (glance, focus) = pair(Shared::None);
         assert_ne!(encoder_of(&glance), encoder_of(&focus));
+    }
+
+    #[test]
+    fn a_whole_scan_glance_starts_from_the_encoder_of_focus() {
+        let (_, focus) = pair(Shared::None);
+        let focus_config = FocusConfig::ResidualUnet(ResidualUNetConfig { widths: vec![4, 8], blocks: vec![1, 1], ..Default::default() });
+        let config = GlanceConfig::WholeScan(WholeScanConfig { reader: Reader::Encoder, ..Default::default() });
+        let of = |shared| config.init(2, None, shared, &focus_config, &focus, 7, &Default::default()).unwrap();
+        let encoder = |glance: &Glance<B>| -> Vec<_> {
+            let named = weights::tensors(glance).into_iter();
+            named.filter_map(|t| Some(weights::NamedTensor { name: t.name.strip_prefix("net.")?.to_owned(), ..t })).collect()
+        };
+        let copied: Vec<_> = encoder(&of(Shared::Init)).into_iter().filter(|t| t.name.starts_with("encoder.")).collect();
+        assert_eq!(copied, encoder_of(&focus));
+        assert_ne!(encoder(&of(Shared::None)), encoder(&of(Shared::Init)));
+        // Cells of two voxels, as coarse as the encoder's last map; features as many as the config says.
+        let glance = of(Shared::Init);
+        assert_eq!(glance.whole_scan().unwrap().grid([8, 8, 6]).cells(), [4, 4, 3]);
+        assert_eq!(glance.forward_cells(x(), &[], Mode::Eval).1.unwrap().dims(), [2, 2, 2, 2]);
+        assert_eq!(glance.pooled(x(), &focus, Mode::Eval).dims(), [2, config.width(&focus_config)]);
+        assert!(config.check(Shared::Tied).is_err() && GlanceConfig::WholeScan(Default::default()).check(Shared::Init).is_err());
+    }
+
+    #[test]
+    fn heat_maps_need_cubes_and_encoders_that_read_any_size() {
+        let config = WholeScanConfig { reader: Reader::Encoder, ..Default::default() };
+        let flat = FocusConfig::ResidualUnet(ResidualUNetConfig {
+            widths: vec![4, 8],
+            blocks: vec![1, 1],
+            strides: vec![[1; 3], [2, 2, 1]],
+            ..Default::default()
+        });
+        for (focus, part) in [(flat, "strides [2, 2, 1]"), (FocusConfig::Unetr(Default::default()), "windows of one size")] {
+            let error = config.stride(&focus).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+            assert_eq!(WholeScanConfig::default().stride(&focus).unwrap(), 4);
+        }
     }
 
     #[test]

@@ -17,10 +17,23 @@ use panscreen_envs::screening::heat::{CellGrid, Part, Reading};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::focus::FocusConfig;
 use crate::kernels::KernelBackend;
-use crate::nets::{ConfigError, Init, Mode, NormKind, Pooling, ResNet, ResNetConfig};
+use crate::nets::layers::Linear;
+use crate::nets::{AnyEncoder, ConfigError, Init, Mode, NormKind, Pooling, ResNet, ResNetConfig};
 
-/// The network of a whole-scan Glance: a ResNet whose last layer judges every cell of its feature map.
+/// What reads the coarse grid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reader {
+    /// A ResNet of its own (default).
+    #[default]
+    Resnet,
+    /// An encoder like Focus's.
+    Encoder,
+}
+
+/// The network of a whole-scan Glance: a ResNet, or Focus's encoder, with a last layer that judges every cell of the coarsest feature map.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WholeScanConfig {
@@ -36,6 +49,9 @@ pub struct WholeScanConfig {
     /// What a cell at the face of a window counts less than one in its middle, in log-odds, 0 to 20: which of overlapping windows is preferred.
     /// Default 1.
     pub falloff: f64,
+    /// "resnet" (default), which the settings below describe, or "encoder": an encoder like Focus's, which with `backbone.shared = "init"` starts
+    /// from a copy of Focus's weights. It knows lesions from the first step, and reads the coarse grid at full resolution, which costs more.
+    pub reader: Reader,
     /// Basic blocks of each stage, 1 to 4 stages. Default [2, 2].
     pub blocks: Vec<usize>,
     /// Channels of each stage. Default [16, 32]. Each stage after the first doubles the side of a cell, which is 2 coarse voxels at first.
@@ -55,6 +71,7 @@ impl Default for WholeScanConfig {
             second_spacing_mm: 0.0,
             second_share: 0.25,
             falloff: 1.0,
+            reader: Reader::Resnet,
             blocks: vec![2, 2],
             widths: vec![16, 32],
             stem_kernel: 3,
@@ -96,9 +113,28 @@ impl WholeScanConfig {
         self.network().check()
     }
 
-    /// Coarse voxels along a side of a cell.
-    pub fn stride(&self) -> usize {
-        2 << self.blocks.len().saturating_sub(1)
+    /// Coarse voxels along a side of a cell; `focus` describes the encoder. An error where the encoder's cells are no cubes, or its input can't grow.
+    pub fn stride(&self, focus: &FocusConfig) -> Result<usize, ConfigError> {
+        match self.reader {
+            Reader::Resnet => Ok(2 << self.blocks.len().saturating_sub(1)),
+            Reader::Encoder if matches!(focus, FocusConfig::Unetr(_)) => Err(ConfigError(
+                "reader = \"encoder\": UNETR's encoder reads windows of one size only; choose \"resnet\", or another Focus".into(),
+            )),
+            Reader::Encoder => match focus.divisor() {
+                [x, y, z] if x == y && y == z => Ok(x),
+                strides => Err(ConfigError(format!(
+                    "reader = \"encoder\": Focus's encoder has strides {strides:?}, a heat map needs equal ones; choose \"resnet\""
+                ))),
+            },
+        }
+    }
+
+    /// Channels of the features that the last layer judges.
+    pub fn width(&self, focus: &FocusConfig) -> usize {
+        match self.reader {
+            Reader::Resnet => self.widths.last().copied().unwrap_or(0),
+            Reader::Encoder => focus.encoder_width(),
+        }
     }
 
     /// Voxels of a grid with this spacing that make one coarse voxel, along each axis.
@@ -112,20 +148,28 @@ impl WholeScanConfig {
         second.filter(|second| *second != self.factor(spacing_mm))
     }
 
-    /// The network with its first weights, on voxels of `spacing_mm`.
+    /// The network with its first weights, on voxels of `spacing_mm`; `focus` describes the encoder.
     pub fn init<B: Backend>(
         &self,
         in_channels: usize,
         spacing_mm: Option<[f64; 3]>,
+        focus: &FocusConfig,
         init: &Init<B>,
     ) -> Result<WholeScanGlance<B>, ConfigError> {
         self.check()?;
+        let net = match self.reader {
+            Reader::Resnet => CellNet::Resnet(self.network().init(in_channels, 2, init)?),
+            Reader::Encoder => CellNet::Encoder(EncoderCells {
+                encoder: focus.build_encoder(in_channels, &init.at("encoder"))?,
+                fc: Linear::new(&init.at("fc"), focus.encoder_width(), 2),
+            }),
+        };
         Ok(WholeScanGlance {
-            resnet: self.network().init(in_channels, 2, init)?,
+            net,
             factor: self.factor(spacing_mm),
             second: self.second_factor(spacing_mm),
             second_share: self.second_share,
-            stride: self.stride(),
+            stride: self.stride(focus)?,
             falloff: self.falloff,
         })
     }
@@ -135,10 +179,47 @@ fn factor(wanted_mm: f64, spacing_mm: Option<[f64; 3]>) -> [usize; 3] {
     spacing_mm.map_or([1; 3], |spacing| spacing.map(|s| ((wanted_mm / s).round() as usize).clamp(1, 64)))
 }
 
+/// Features of the coarse grid, and the layer that judges its cells.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // One of them lives at a time.
+enum CellNet<B: Backend> {
+    Resnet(ResNet<B>),
+    Encoder(EncoderCells<B>),
+}
+
+/// An encoder like Focus's, and a layer that judges the cells of its coarsest map.
+#[derive(Module, Debug)]
+struct EncoderCells<B: Backend> {
+    encoder: AnyEncoder<B>,
+    fc: Linear<B>,
+}
+
+impl<B: KernelBackend> CellNet<B> {
+    /// `x_NCDHW` -> the feature map whose voxels are cells.
+    fn features(&self, x_NCDHW: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
+        match self {
+            CellNet::Resnet(net) => net.features(x_NCDHW, mode),
+            CellNet::Encoder(net) => net.encoder.forward(x_NCDHW, mode).pop().expect("an encoder has at least two levels"),
+        }
+    }
+
+    /// Features -> log-odds of every cell, `[N, D, H, W]`.
+    fn judge(&self, features: Tensor<B, 5>) -> Tensor<B, 4> {
+        let cells = match self {
+            CellNet::Resnet(net) => net.judge(features).1,
+            CellNet::Encoder(net) => Pooling::Cells.judge(features, &net.fc).1,
+        };
+        cells.expect("the network judges cells")
+    }
+}
+
+/// Where an encoder's weights are in a whole-scan Glance, before `encoder.`.
+pub const ENCODER_PREFIX: &str = "net.";
+
 /// See the module.
 #[derive(Module, Debug)]
 pub struct WholeScanGlance<B: Backend> {
-    resnet: ResNet<B>,
+    net: CellNet<B>,
     #[module(skip)]
     factor: [usize; 3],
     #[module(skip)]
@@ -180,31 +261,28 @@ impl<B: Backend> WholeScanGlance<B> {
 impl<B: KernelBackend> WholeScanGlance<B> {
     /// Features `[1, C, d, h, w]` of a pooled scan `[1, C, coarse]`, see [`CellGrid::pool`].
     pub fn features(&self, x_1CDHW: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
-        self.resnet.features(x_1CDHW, mode)
+        self.net.features(x_1CDHW, mode)
     }
 
     /// Features of sub-volumes, `[G, C, d, h, w]`.
     pub fn window_features(&self, x_GCDHW: Tensor<B, 5>, mode: Mode) -> Tensor<B, 5> {
-        self.resnet.features(pool(x_GCDHW, self.factor), mode)
+        self.net.features(pool(x_GCDHW, self.factor), mode)
     }
 
     /// Log-odds of every cell, flat, from features of one scan.
     pub fn cells(&self, features: Tensor<B, 5>) -> Tensor<B, 1> {
-        let (_, cells) = self.resnet.judge(features);
-        cells.expect("the network judges cells").flatten(0, 3)
+        self.net.judge(features).flatten(0, 3)
     }
 
     /// Log-odds of the cells of parts, `[G, d, h, w]`, each by itself; `x_GCDHW` is pooled, see [`CellGrid::pool_part`].
     pub fn parts(&self, x_GCDHW: Tensor<B, 5>, mode: Mode) -> Tensor<B, 4> {
-        let (_, cells) = self.resnet.judge(self.resnet.features(x_GCDHW, mode));
-        cells.expect("the network judges cells")
+        self.net.judge(self.net.features(x_GCDHW, mode))
     }
 
     /// Sub-volumes `x_GCDHW` -> logits_G2, and the log-odds of every cell, `[G, d, h, w]`. The most telling cell speaks for its sub-volume.
     pub fn forward_cells(&self, x_GCDHW: Tensor<B, 5>, mode: Mode) -> (Tensor<B, 2>, Tensor<B, 4>) {
         let window: [usize; 3] = std::array::from_fn(|a| x_GCDHW.dims()[2 + a]);
-        let (_, cells) = self.resnet.judge(self.window_features(x_GCDHW, mode));
-        let cells = cells.expect("the network judges cells");
+        let cells = self.net.judge(self.window_features(x_GCDHW, mode));
         let [g, d, h, w] = cells.dims();
         // With one window of the size of the scan, the discount of each cell by its distance from the middle.
         let discount = Tensor::<B, 1>::from_data(TensorData::from(&self.discounts(window, [d, h, w])[..]), &cells.device());
@@ -260,7 +338,7 @@ mod tests {
 
     fn glance(spacing_mm: Option<[f64; 3]>) -> WholeScanGlance<B> {
         let config = WholeScanConfig { blocks: vec![1, 1], widths: vec![4, 8], ..WholeScanConfig::default() };
-        config.init(1, spacing_mm, &Init::new(3, "glance", &Default::default())).unwrap()
+        config.init(1, spacing_mm, &FocusConfig::default(), &Init::new(3, "glance", &Default::default())).unwrap()
     }
 
     fn tensor<const D: usize>(values: &[f32], dims: [usize; D]) -> Tensor<B, D> {
@@ -283,7 +361,7 @@ mod tests {
         {
             assert_eq!(config.factor(spacing), expected, "{spacing:?}");
         }
-        assert_eq!(config.stride(), 4);
+        assert_eq!(config.stride(&FocusConfig::default()).unwrap(), 4);
         let second = |second_spacing_mm| WholeScanConfig { second_spacing_mm, ..config.clone() };
         for (spacing, expected) in
             [(None, None), (Some([5.0; 3]), None), (Some([1.5, 1.5, 3.0]), Some([1; 3])), (Some([0.8, 1.0, 2.5]), Some([3, 2, 1]))]
@@ -303,7 +381,7 @@ mod tests {
     fn twice(norm: NormKind) -> WholeScanGlance<B> {
         let config =
             WholeScanConfig { blocks: vec![1, 1], widths: vec![4, 8], norm, spacing_mm: 2.0, second_spacing_mm: 1.0, ..Default::default() };
-        config.init(1, Some([1.0; 3]), &Init::new(3, "glance", &Default::default())).unwrap()
+        config.init(1, Some([1.0; 3]), &FocusConfig::default(), &Init::new(3, "glance", &Default::default())).unwrap()
     }
 
     /// Log-odds of a part's cells.

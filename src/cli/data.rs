@@ -26,6 +26,9 @@ enum Action {
         /// `demo`: 64x64x40 voxels of 5 mm, clear lesions; `standard`: 300x250x100 voxels of 1.5x1.5x3 mm, faint to clear lesions.
         #[arg(long, default_value_t = Preset::Demo)]
         preset: Preset,
+        /// Voxel size, the bodies and lesions being the same [default: the preset's].
+        #[arg(long, value_name = "X,Y,Z")]
+        spacing_mm: Option<Triple<f64>>,
         /// Number of scans.
         #[arg(long, value_name = "N")]
         cases: usize,
@@ -37,7 +40,7 @@ enum Action {
         out: PathBuf,
         /// Scans to train on, to validate on and to test on [default: 60, 15 and 25 %].
         #[arg(long, value_name = "A,B,C")]
-        split: Option<Split>,
+        split: Option<Triple<usize>>,
     },
     /// Say everything that is wrong with a cohort, with one thing to do for each: files, grids, intensities, labels, lesions that resampling
     /// loses, patients and scans on both sides of a split. Returns 3 where a case can't be used.
@@ -57,25 +60,23 @@ enum Action {
     },
 }
 
-/// Three counts.
+/// Three numbers with commas between them.
 #[derive(Debug, Clone, Copy)]
-struct Split([usize; 3]);
+struct Triple<T>([T; 3]);
 
-impl FromStr for Split {
+impl<T: FromStr> FromStr for Triple<T> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let counts: Vec<usize> = text.split(',').filter_map(|part| part.trim().parse().ok()).collect();
-        match <[usize; 3]>::try_from(counts) {
-            Ok(counts) if text.split(',').count() == 3 => Ok(Split(counts)),
-            _ => Err("three counts with commas between them are needed, such as 60,12,40".into()),
-        }
+        let numbers: Option<Vec<T>> = text.split(',').map(|part| part.trim().parse().ok()).collect();
+        let three = numbers.and_then(|numbers| <[T; 3]>::try_from(numbers).ok());
+        three.map(Triple).ok_or_else(|| "three numbers with commas between them are needed, such as 60,12,40".into())
     }
 }
 
 pub fn run(args: DataArgs, context: &Context) -> Result<Ended, Failure> {
-    let (preset, cases, seed, out, split) = match args.action {
-        Action::Phantom { preset, cases, seed, out, split } => (preset, cases, seed, out, split),
+    let (preset, spacing_mm, cases, seed, out, split) = match args.action {
+        Action::Phantom { preset, spacing_mm, cases, seed, out, split } => (preset, spacing_mm, cases, seed, out, split),
         Action::Check(cohort) => return cohort::check(&cohort, context),
         Action::Fingerprint(cohort) => return cohort::fingerprint(&cohort, context),
         Action::Plan { cohort, memory_gib, out } => return cohort::plan(&cohort, memory_gib, out.as_deref(), context),
@@ -83,7 +84,9 @@ pub fn run(args: DataArgs, context: &Context) -> Result<Ended, Failure> {
     context.use_threads(0)?;
     context.observer.phase("make the cohort", None);
     let split = split.map_or_else(|| phantom::default_split(cases), |s| s.0);
-    let summary = phantom::write_cohort(&Settings::preset(preset), seed, cases, &out, split)?;
+    let settings = Settings::preset(preset);
+    let settings = spacing_mm.map_or(settings.clone(), |spacing| settings.at_spacing(spacing.0));
+    let summary = phantom::write_cohort(&settings, seed, cases, &out, split)?;
     context.observer.finish();
     context.output.result(&summary, text)?;
     Ok(Ended::Done)

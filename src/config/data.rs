@@ -105,13 +105,17 @@ pub struct PhantomConfig {
     pub preset: PhantomPreset,
     /// Seed of the cohort, apart from `seed`: same seed, same bytes. Range 0 or more. Default `0`.
     pub seed: u64,
+    /// Voxel size in mm (x, y, z), the bodies and lesions being the same: the demo's at 0.625, 0.625, 1 mm are 512 x 512 x 200 voxels. Range 0.3 to 20
+    /// each. Default none: the preset's.
+    #[schemars(inner(range(min = 0.3, max = 20.0)))]
+    pub spacing_mm: Option<[f64; 3]>,
     /// How many scans each part gets.
     pub cases: CohortSizes,
 }
 
 impl Default for PhantomConfig {
     fn default() -> Self {
-        PhantomConfig { preset: PhantomPreset::Demo, seed: 0, cases: CohortSizes::default() }
+        PhantomConfig { preset: PhantomPreset::Demo, seed: 0, spacing_mm: None, cases: CohortSizes::default() }
     }
 }
 

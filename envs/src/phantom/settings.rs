@@ -148,6 +148,12 @@ impl Settings {
         }
     }
 
+    /// The same bodies and lesions in the same field of view, on other voxels (mm).
+    pub fn at_spacing(&self, spacing_mm: [f64; 3]) -> Self {
+        let shape = std::array::from_fn(|a| (self.shape[a] as f64 * self.spacing_mm[a] / spacing_mm[a]).round() as usize);
+        Settings { shape, spacing_mm, ..self.clone() }
+    }
+
     /// Refuses settings no cohort can be made from.
     pub fn check(&self) -> Result<()> {
         let bad = |what: &str, rule: &str| Err(Error::Setting(format!("phantom setting `{what}` must be {rule}; change it")));

@@ -101,6 +101,21 @@ fn standard_lesions_are_one_part_each_too_and_the_grid_is_fine() {
 }
 
 #[test]
+fn finer_voxels_show_the_same_bodies() {
+    let fine = demo().at_spacing([2.5, 2.5, 5.0]);
+    assert_eq!((fine.shape, demo().at_spacing([0.625, 0.625, 1.0]).shape), ([128, 128, 40], [512, 512, 200]));
+    let litres = |settings: &Settings, index| {
+        let case = generate(settings, 5, index);
+        let voxel = settings.spacing_mm.iter().product::<f64>() / 1e6;
+        (case.findings.len(), case.ct.data.iter().filter(|&&hu| hu > -300.0).count() as f64 * voxel)
+    };
+    for index in 0..3 {
+        let ((coarse, a), (same, b)) = (litres(&demo(), index), litres(&fine, index));
+        assert!(coarse == same && (a / b - 1.0).abs() < 0.05, "{coarse} and {same} lesions in {a} and {b} litres");
+    }
+}
+
+#[test]
 fn same_seed_same_bytes_on_any_number_of_threads() {
     use rayon::prelude::*;
     let cases = |threads| with_threads(threads, || (0..4u64).into_par_iter().map(|i| generate(&demo(), 9, i)).collect::<Vec<_>>());

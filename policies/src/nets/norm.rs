@@ -2,6 +2,7 @@
 //!
 //! Shapes: `x_NCDHW`.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use burn::module::{
@@ -219,6 +220,53 @@ impl<B: Backend> Module<B> for Buffer<B> {
             devices.push(device);
         }
         devices
+    }
+}
+
+/// `module` with running statistics that are the means of those of `parts`, copies of it that each saw a part of the batch in training. A module
+/// without batch norm comes back as it is.
+pub fn with_running_statistics<B: Backend, M: Module<B>>(module: M, parts: &[&M]) -> M {
+    let mut sums = Collect { fields: vec![], sums: BTreeMap::new() };
+    parts.iter().for_each(|part| part.visit(&mut sums));
+    if sums.sums.is_empty() {
+        return module;
+    }
+    module.map(&mut Replace { means: sums.sums, parts: parts.len() })
+}
+
+/// Sums of the running statistics of the modules visited, by number of the buffer.
+struct Collect<B: Backend> {
+    fields: Vec<String>,
+    sums: BTreeMap<u64, Tensor<B, 1>>,
+}
+
+impl<B: Backend> ModuleVisitor<B> for Collect<B> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.fields.push(name.to_owned());
+    }
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.fields.pop();
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        if self.fields.last().is_some_and(|field| field.starts_with("running_")) {
+            let value = param.val().flatten::<1>(0, D - 1);
+            let sum = self.sums.remove(&param.id.val());
+            self.sums.insert(param.id.val(), sum.map_or(value.clone(), |sum| sum + value));
+        }
+    }
+}
+
+/// Puts means in the place of buffers.
+struct Replace<B: Backend> {
+    means: BTreeMap<u64, Tensor<B, 1>>,
+    parts: usize,
+}
+
+impl<B: Backend> ModuleMapper<B> for Replace<B> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        let Some(sum) = self.means.remove(&param.id.val()) else { return param };
+        let mean = if self.parts == 1 { sum } else { sum / self.parts as f64 };
+        Param::initialized(param.id, mean.reshape(param.shape()))
     }
 }
 

@@ -238,6 +238,11 @@ impl<B: TrainBackend> Learner<B> {
 
     /// Carry the gradients of the logits through both networks, clip them, and take one step of each optimiser.
     pub fn update(&mut self, shards: Vec<Shard<B>>, gradients: LogitGradients<B>, settings: &Settings) -> Result<StepLog> {
+        let (glance, focus) = shard::counted(self.glance.clone(), self.focus.clone(), &shards);
+        self.glance = glance;
+        if !settings.freeze_focus {
+            self.focus = focus;
+        }
         let (mut glance_grads, mut focus_grads) = shard::backward(&self.glance, &self.focus, shards, gradients, &self.pools);
         let clip = |norm: f64| (norm > 0.0).then_some(norm);
         let glance_norm = clip_global_norm(&self.glance, &mut glance_grads, clip(settings.glance.clip_norm))?;

@@ -2,7 +2,8 @@
 //!
 //! Small networks leave most cores idle inside one operation, so a step is cut along its sub-volumes. Losses and rewards see the whole
 //! observation all the same: they are computed on the joined logits, and their gradients with respect to the logits go back into each part.
-//! By the chain rule this is the gradient of the uncut step; only the order of sums differs, and it is fixed by the number of parts.
+//! By the chain rule this is the gradient of the uncut step; only the order of sums differs, and it is fixed by the number of parts. Batch norm is the
+//! exception, as on several GPUs: it sees its part.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -11,6 +12,7 @@ use panscreen_policies::focus::Focus;
 use panscreen_policies::glance::Glance;
 use panscreen_policies::nets::Mode;
 use panscreen_policies::nets::checkpoint::Tape;
+use panscreen_policies::nets::norm::with_running_statistics;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::backend::{Inner, TrainBackend};
@@ -121,6 +123,13 @@ fn leaf<B: TrainBackend, const D: usize>(parts: Vec<Tensor<Inner<B>, D>>) -> Ten
     Tensor::from_inner(Tensor::cat(parts, 0)).require_grad()
 }
 
+/// Both networks with what their batch norms counted in the forward passes, each part's as much as the others'.
+pub fn counted<B: TrainBackend>(glance: Glance<B>, focus: Focus<B>, shards: &[Shard<B>]) -> (Glance<B>, Focus<B>) {
+    let glances: Vec<_> = shards.iter().map(|s| &s.glance).collect();
+    let focuses: Vec<_> = shards.iter().map(|s| &s.focus).collect();
+    (with_running_statistics(glance, &glances), with_running_statistics(focus, &focuses))
+}
+
 /// Backward through the losses.
 pub fn gradients<B: TrainBackend>(loss: Tensor<B, 1>, logits: Logits<B>) -> LogitGradients<B> {
     let grads = loss.backward();
@@ -224,7 +233,7 @@ mod tests {
     use burn::backend::{Autodiff, Flex};
     use panscreen_policies::focus::FocusConfig;
     use panscreen_policies::glance::{GlanceConfig, GlanceHeadConfig, Shared};
-    use panscreen_policies::nets::SwinUnetrConfig;
+    use panscreen_policies::nets::{NormKind, ResNetConfig, ResidualUNetConfig, SwinUnetrConfig};
     use panscreen_policies::weights;
 
     type B = Autodiff<Flex>;
@@ -300,6 +309,34 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn batch_norm_counts_in_a_training_step() {
+        let device = Default::default();
+        let focus_config = FocusConfig::ResidualUnet(ResidualUNetConfig { norm: NormKind::Batch, ..Default::default() });
+        let glance_config = GlanceConfig::Resnet3d(ResNetConfig { norm: NormKind::Batch, ..Default::default() });
+        let x = Tensor::<B, 1>::from_floats(&(0..4 * 512).map(|i| ((i * 7919) % 1013) as f32).collect::<Vec<_>>()[..], &device);
+        let x = x.reshape([4, 1, 8, 8, 8]);
+        let statistics = |module: &dyn Fn() -> Vec<weights::NamedTensor>| -> Vec<f32> {
+            module().into_iter().filter(|t| t.name.contains("running_")).flat_map(|t| t.values).collect()
+        };
+        let after = |shards: usize, focus_mode: Mode| {
+            let focus = focus_config.init::<B>(1, 2, 1, &device).unwrap();
+            let glance = glance_config.init(1, None, Shared::None, &focus_config, &focus, 1, &device).unwrap();
+            let parts = look(&glance, &focus, focus_mode, &x, shards, &Pools::new(shards).unwrap());
+            let (glance, focus) = counted(glance, focus, &parts);
+            (statistics(&|| weights::tensors(&glance)), statistics(&|| weights::tensors(&focus)))
+        };
+        let fresh = |values: &[f32]| values.iter().all(|v| *v == 0.0 || *v == 1.0);
+        for shards in [1, 2] {
+            let (glance, focus) = after(shards, Mode::Train);
+            assert!(!glance.is_empty() && !fresh(&glance) && !fresh(&focus), "{shards} parts");
+            assert!(fresh(&after(shards, Mode::Eval).1), "a frozen Focus counts nothing");
+        }
+        // The mean of the stem is linear in what it sees: that of two halves is that of the whole.
+        let (one, two) = (after(1, Mode::Train).0, after(2, Mode::Train).0);
+        assert!(one[..8].iter().zip(&two).all(|(a, b)| (a - b).abs() < 1e-3 * a.abs().max(1.0)), "{:?} {:?}", &one[..8], &two[..8]);
     }
 
     #[test]
