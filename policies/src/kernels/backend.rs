@@ -2,6 +2,7 @@
 //!
 //! `flex.rs` and `autodiff.rs` implement it.
 
+use super::moves::MoveBackend;
 use super::{fallback, fallback_rows};
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor};
@@ -102,7 +103,7 @@ pub struct AttentionGrads<B: Backend> {
 /// A backend that our networks run on: Burn's operations plus our own kernels.
 ///
 /// The provided methods compose Burn's operations; shapes are checked by the callers in [`super`].
-pub trait KernelBackend: Backend {
+pub trait KernelBackend: MoveBackend {
     /// See [`conv3d`](super::conv3d).
     fn kernel_conv3d(
         x: FloatTensor<Self>,

@@ -257,7 +257,7 @@ fn attention_of<'a>(
 }
 
 /// Contiguous versions of the inputs that are there, unless one isn't `f32`.
-fn f32_inputs<const N: usize>(inputs: [Option<&FlexTensor>; N]) -> Option<[Option<FlexTensor>; N]> {
+pub fn f32_inputs<const N: usize>(inputs: [Option<&FlexTensor>; N]) -> Option<[Option<FlexTensor>; N]> {
     let all = inputs.iter().flatten().all(|input| input.dtype() == DType::F32);
     all.then(|| inputs.map(|input| input.map(FlexTensor::to_contiguous)))
 }
@@ -270,6 +270,6 @@ fn like(values: Vec<f32>, shape_of: &FlexTensor) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape_of.shape()))
 }
 
-fn flex<const D: usize>(values: Vec<f32>, dims: [usize; D]) -> FlexTensor {
+pub fn flex<const D: usize>(values: Vec<f32>, dims: [usize; D]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, dims))
 }

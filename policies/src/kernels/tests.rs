@@ -13,6 +13,7 @@ use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{DType, TensorData, activation, module};
 
 mod fused;
+mod moves;
 mod rows;
 mod threads;
 
