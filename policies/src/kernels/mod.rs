@@ -12,6 +12,7 @@
 //! | `norm.rs`, `pool.rs` | group norm + residual + activation, max pooling |
 //! | `linear.rs`, `layer_norm.rs`, `softmax.rs`, `attention.rs`, `math.rs` | transformers: rows of tokens; GELU |
 //! | `moves.rs`, `autodiff_moves.rs` | rows taken in another order, axes swapped, maps side by side |
+//! | `step.rs` | the optimiser's step, the gradients' norm |
 //! | `conv.rs`, `conv_weight.rs`, `geometry.rs` | convolution on slices: work split; what each output position reads |
 //! | `pointwise.rs` | convolutions of a single tap |
 //! | `winograd.rs` | 3x3x3 convolutions of wide layers with fewer products |
@@ -44,12 +45,13 @@ mod pool;
 mod scratch;
 mod simd;
 mod softmax;
+mod step;
 #[cfg(test)]
 mod tests;
 mod tile;
 mod winograd;
 
-pub use backend::{AttentionConfig, ConvAct, KernelBackend, NormAct, Window};
+pub use backend::{AdamStep, AttentionConfig, ConvAct, KernelBackend, NormAct, Window};
 pub use flops::flops;
 pub use moves::{MoveBackend, Places};
 
@@ -227,6 +229,18 @@ pub fn attention<B: KernelBackend>(
     let (bias, regions) = (bias_hll.map(primitive), regions_sl.map(primitive));
     let y = B::kernel_attention(primitive(qkv), bias, regions, AttentionConfig { heads });
     Tensor::from_primitive(TensorPrimitive::Float(y))
+}
+
+/// Weight and running means (of the gradient, of its square) after a step of AdamW, from a flat weight, its gradient and the means before.
+pub fn adamw<B: KernelBackend>(weight: Tensor<B, 1>, grad: Tensor<B, 1>, means: [Tensor<B, 1>; 2], step: AdamStep) -> [Tensor<B, 1>; 3] {
+    let ([m, v], len) = (means, weight.dims());
+    assert!([grad.dims(), m.dims(), v.dims()].iter().all(|other| *other == len), "adamw: tensors of different lengths");
+    B::kernel_adamw([weight, grad, m, v].map(primitive), &step).map(|values| Tensor::from_primitive(TensorPrimitive::Float(values)))
+}
+
+/// Sum of squares, in f64 on the CPU.
+pub fn squares<B: KernelBackend>(x: Tensor<B, 1>) -> f64 {
+    B::kernel_squares(primitive(x))
 }
 
 /// Rows of `x_RC` at other places, `[P, C]`.

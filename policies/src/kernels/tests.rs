@@ -15,6 +15,7 @@ use burn::tensor::{DType, TensorData, activation, module};
 mod fused;
 mod moves;
 mod rows;
+mod step;
 mod threads;
 
 type Cpu = Autodiff<Flex>;
