@@ -14,6 +14,7 @@
 //! | `moves.rs`, `autodiff_moves.rs` | rows taken in another order, axes swapped, maps side by side |
 //! | `step.rs` | the optimiser's step, the gradients' norm |
 //! | `conv.rs`, `conv_weight.rs`, `geometry.rs` | convolution on slices: work split; what each output position reads |
+//! | `conv_stem.rs` | weight gradients where next to no channels come in |
 //! | `pointwise.rs` | convolutions of a single tap |
 //! | `winograd.rs` | 3x3x3 convolutions of wide layers with fewer products |
 //! | `tile.rs`, `simd.rs` | the inner loops, generic over the instruction set |
@@ -27,6 +28,7 @@ mod autodiff;
 mod autodiff_moves;
 mod backend;
 mod conv;
+mod conv_stem;
 mod conv_weight;
 mod fallback;
 mod fallback_rows;
