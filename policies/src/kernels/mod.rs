@@ -16,7 +16,7 @@
 //! | `conv.rs`, `conv_weight.rs`, `geometry.rs` | convolution on slices: work split; what each output position reads |
 //! | `conv_stem.rs` | weight gradients where next to no channels come in |
 //! | `pointwise.rs` | convolutions of a single tap |
-//! | `winograd.rs` | 3x3x3 convolutions of wide layers with fewer products |
+//! | `winograd.rs`, `winograd_transforms.rs` | 3x3x3 convolutions of wide layers with fewer products |
 //! | `tile.rs`, `simd.rs` | the inner loops, generic over the instruction set |
 //! | `pack.rs`, `pack_weight.rs`, `scratch.rs` | channels-last copies, packed weights, reused buffers |
 //! | `flops.rs` | how much arithmetic was asked for |
@@ -52,6 +52,7 @@ mod step;
 mod tests;
 mod tile;
 mod winograd;
+mod winograd_transforms;
 
 pub use backend::{AdamStep, AttentionConfig, ConvAct, KernelBackend, NormAct, Window};
 pub use flops::flops;
