@@ -2,7 +2,8 @@
 //!
 //! `flex.rs` and `autodiff.rs` implement it.
 
-use super::{fallback, fallback_rows};
+use super::moves::MoveBackend;
+use super::{fallback, fallback_rows, step};
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, FloatTensor};
 use burn::tensor::{Shape, TensorMetadata};
@@ -99,10 +100,25 @@ pub struct AttentionGrads<B: Backend> {
     pub bias: Option<FloatTensor<B>>,
 }
 
+/// A step of AdamW, see [`adamw`](super::adamw).
+#[derive(Clone, Copy, Debug)]
+pub struct AdamStep {
+    /// Decay of the running means of the gradient and of its square.
+    pub betas: [f64; 2],
+    /// Added to the root of the mean square.
+    pub eps: f64,
+    /// What is left of a weight.
+    pub decay: f64,
+    /// Length of the step, corrected for the means' start from zero.
+    pub size: f64,
+    /// By which the root of the mean square is divided, for the same reason.
+    pub root: f64,
+}
+
 /// A backend that our networks run on: Burn's operations plus our own kernels.
 ///
 /// The provided methods compose Burn's operations; shapes are checked by the callers in [`super`].
-pub trait KernelBackend: Backend {
+pub trait KernelBackend: MoveBackend {
     /// See [`conv3d`](super::conv3d).
     fn kernel_conv3d(
         x: FloatTensor<Self>,
@@ -242,6 +258,16 @@ pub trait KernelBackend: Backend {
         epsilon: f64,
     ) -> LayerNormGrads<Self> {
         fallback_rows::layer_norm_backward::<Self>(x, gamma, dy, epsilon)
+    }
+
+    /// See [`adamw`](super::adamw): of a flat weight, its gradient, and the means.
+    fn kernel_adamw(inputs: [FloatTensor<Self>; 4], step: &AdamStep) -> [FloatTensor<Self>; 3] {
+        step::adamw_composed::<Self>(inputs, step)
+    }
+
+    /// Sum of the squares of a vector.
+    fn kernel_squares(x: FloatTensor<Self>) -> f64 {
+        step::squares_composed::<Self>(x)
     }
 
     /// See [`attention`](super::attention).

@@ -1,6 +1,7 @@
 //! The weight gradient of a 3D convolution on slices.
 
 use super::backend::Window;
+use super::conv_stem;
 use super::geometry::{Axis, Packing, Volumes, for_each_cell};
 use super::pack::transpose;
 use super::scratch::with_scratch;
@@ -27,6 +28,9 @@ const TOGETHER: usize = 8;
 pub fn weight_gradient(isa: Isa, x: Volumes, dy: Volumes, window: Window) -> Vec<f32> {
     let [batch, channels_in, size @ ..] = x.dims;
     let [_, channels_out, out @ ..] = dy.dims;
+    if conv_stem::fits(channels_in, channels_out, window) {
+        return conv_stem::weight_gradient(isa, x, dy, window);
+    }
     let (x, dy) = (x.values, dy.values);
     let Window { kernel, stride, padding } = window;
     let axes: [Axis; 3] = std::array::from_fn(|a| Axis::forward(size[a], kernel[a], stride[a], padding[a]));

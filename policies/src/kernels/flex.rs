@@ -1,13 +1,15 @@
 //! Burn's CPU backend: our own code for `f32`, Burn's operations for other element types.
 
 use super::attention::{self, Attention};
-use super::backend::{AttentionConfig, AttentionGrads, ConvAct, KernelBackend, LayerNormGrads, LinearGrads, NormAct, NormActGrads, Window};
+use super::backend::{
+    AdamStep, AttentionConfig, AttentionGrads, ConvAct, KernelBackend, LayerNormGrads, LinearGrads, NormAct, NormActGrads, Window,
+};
 use super::conv;
 use super::conv_weight::weight_gradient;
 use super::geometry::{Dims, Volumes};
 use super::pack::Epilogue;
 use super::simd::Isa;
-use super::{fallback, fallback_rows, layer_norm, linear, math, norm, pointwise, pool, softmax};
+use super::{fallback, fallback_rows, layer_norm, linear, math, norm, pointwise, pool, softmax, step};
 use burn::backend::Flex;
 use burn::tensor::ops::{ActivationOps, ConvTransposeOptions, FloatTensor, FloatTensorOps, ModuleOps};
 use burn::tensor::{DType, TensorData, TensorMetadata};
@@ -205,6 +207,19 @@ impl KernelBackend for Flex {
         LayerNormGrads { x: like(dx, &x), gamma: like(dgamma, &gamma), beta: like(dbeta, &gamma) }
     }
 
+    fn kernel_adamw(inputs: [FlexTensor; 4], step: &AdamStep) -> [FlexTensor; 3] {
+        let Some([Some(weight), Some(grad), Some(m), Some(v)]) = f32_inputs(inputs.each_ref().map(Some)) else {
+            return step::adamw_composed::<Self>(inputs, step);
+        };
+        let found = step::adamw(Isa::detect(), [&weight, &grad, &m, &v].map(FlexTensor::storage), step);
+        found.map(|values| like(values, &weight))
+    }
+
+    fn kernel_squares(x: FlexTensor) -> f64 {
+        let Some([Some(x)]) = f32_inputs([Some(&x)]) else { return step::squares_composed::<Self>(x) };
+        step::squares(Isa::detect(), x.storage())
+    }
+
     fn kernel_attention(qkv: FlexTensor, bias: Option<FlexTensor>, regions: Option<FlexTensor>, config: AttentionConfig) -> FlexTensor {
         let Some([Some(qkv_f32), bias_f32, regions_f32]) = attention_inputs([Some(&qkv), bias.as_ref(), regions.as_ref(), None], config)
             .map(|[qkv, bias, regions, _]| [qkv, bias, regions])
@@ -257,7 +272,7 @@ fn attention_of<'a>(
 }
 
 /// Contiguous versions of the inputs that are there, unless one isn't `f32`.
-fn f32_inputs<const N: usize>(inputs: [Option<&FlexTensor>; N]) -> Option<[Option<FlexTensor>; N]> {
+pub fn f32_inputs<const N: usize>(inputs: [Option<&FlexTensor>; N]) -> Option<[Option<FlexTensor>; N]> {
     let all = inputs.iter().flatten().all(|input| input.dtype() == DType::F32);
     all.then(|| inputs.map(|input| input.map(FlexTensor::to_contiguous)))
 }
@@ -270,6 +285,6 @@ fn like(values: Vec<f32>, shape_of: &FlexTensor) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape_of.shape()))
 }
 
-fn flex<const D: usize>(values: Vec<f32>, dims: [usize; D]) -> FlexTensor {
+pub fn flex<const D: usize>(values: Vec<f32>, dims: [usize; D]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, dims))
 }

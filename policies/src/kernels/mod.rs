@@ -11,9 +11,12 @@
 //! | `flex.rs`, `autodiff.rs` | the CPU's implementation; the backward nodes |
 //! | `norm.rs`, `pool.rs` | group norm + residual + activation, max pooling |
 //! | `linear.rs`, `layer_norm.rs`, `softmax.rs`, `attention.rs`, `math.rs` | transformers: rows of tokens; GELU |
+//! | `moves.rs`, `autodiff_moves.rs` | rows taken in another order, axes swapped, maps side by side |
+//! | `step.rs` | the optimiser's step, the gradients' norm |
 //! | `conv.rs`, `conv_weight.rs`, `geometry.rs` | convolution on slices: work split; what each output position reads |
+//! | `conv_stem.rs` | weight gradients where next to no channels come in |
 //! | `pointwise.rs` | convolutions of a single tap |
-//! | `winograd.rs` | 3x3x3 convolutions of wide layers with fewer products |
+//! | `winograd.rs`, `winograd_transforms.rs` | 3x3x3 convolutions of wide layers with fewer products |
 //! | `tile.rs`, `simd.rs` | the inner loops, generic over the instruction set |
 //! | `pack.rs`, `pack_weight.rs`, `scratch.rs` | channels-last copies, packed weights, reused buffers |
 //! | `flops.rs` | how much arithmetic was asked for |
@@ -22,8 +25,10 @@
 
 mod attention;
 mod autodiff;
+mod autodiff_moves;
 mod backend;
 mod conv;
+mod conv_stem;
 mod conv_weight;
 mod fallback;
 mod fallback_rows;
@@ -33,6 +38,7 @@ mod geometry;
 mod layer_norm;
 mod linear;
 mod math;
+mod moves;
 mod norm;
 mod pack;
 mod pack_weight;
@@ -41,17 +47,21 @@ mod pool;
 mod scratch;
 mod simd;
 mod softmax;
+mod step;
 #[cfg(test)]
 mod tests;
 mod tile;
 mod winograd;
+mod winograd_transforms;
 
-pub use backend::{AttentionConfig, ConvAct, KernelBackend, NormAct, Window};
+pub use backend::{AdamStep, AttentionConfig, ConvAct, KernelBackend, NormAct, Window};
 pub use flops::flops;
+pub use moves::{MoveBackend, Places};
 
 use flops::count;
 
 use burn::tensor::{Tensor, TensorPrimitive};
+use std::sync::Arc;
 
 /// 3D convolution with groups 1 and dilation 1: `x_NIDHW * weight_OIDHW + bias_O` to `[N, O, D', H', W']`,
 /// `D' = (D + 2 padding - kernel) / stride + 1`, rounded down.
@@ -222,6 +232,36 @@ pub fn attention<B: KernelBackend>(
     let (bias, regions) = (bias_hll.map(primitive), regions_sl.map(primitive));
     let y = B::kernel_attention(primitive(qkv), bias, regions, AttentionConfig { heads });
     Tensor::from_primitive(TensorPrimitive::Float(y))
+}
+
+/// Weight and running means (of the gradient, of its square) after a step of AdamW, from a flat weight, its gradient and the means before.
+pub fn adamw<B: KernelBackend>(weight: Tensor<B, 1>, grad: Tensor<B, 1>, means: [Tensor<B, 1>; 2], step: AdamStep) -> [Tensor<B, 1>; 3] {
+    let ([m, v], len) = (means, weight.dims());
+    assert!([grad.dims(), m.dims(), v.dims()].iter().all(|other| *other == len), "adamw: tensors of different lengths");
+    B::kernel_adamw([weight, grad, m, v].map(primitive), &step).map(|values| Tensor::from_primitive(TensorPrimitive::Float(values)))
+}
+
+/// Sum of squares, in f64 on the CPU.
+pub fn squares<B: KernelBackend>(x: Tensor<B, 1>) -> f64 {
+    B::kernel_squares(primitive(x))
+}
+
+/// Rows of `x_RC` at other places, `[P, C]`.
+pub fn take_rows<B: KernelBackend>(x_rc: Tensor<B, 2>, places: &Arc<Places>) -> Tensor<B, 2> {
+    assert_eq!(x_rc.dims()[0], places.rows(), "take_rows: the places are those of {} rows", places.rows());
+    Tensor::from_primitive(TensorPrimitive::Float(B::kernel_take_rows(primitive(x_rc), places)))
+}
+
+/// `[N, R, C]` to `[N, C, R]`, the values moved.
+pub fn swap_last<B: KernelBackend>(x_nrc: Tensor<B, 3>) -> Tensor<B, 3> {
+    Tensor::from_primitive(TensorPrimitive::Float(B::kernel_swap_last(primitive(x_nrc))))
+}
+
+/// The channels of `a`, then those of `b`.
+pub fn side_by_side<B: KernelBackend>(a_ncdhw: Tensor<B, 5>, b_ncdhw: Tensor<B, 5>) -> Tensor<B, 5> {
+    let ([n, _, size @ ..], [m, _, other @ ..]) = (a_ncdhw.dims(), b_ncdhw.dims());
+    assert!(n == m && size == other, "side_by_side: {n} volumes of {size:?} beside {m} of {other:?}");
+    Tensor::from_primitive(TensorPrimitive::Float(B::kernel_side_by_side(primitive(a_ncdhw), primitive(b_ncdhw))))
 }
 
 /// Mean over the volume, `[N, C]`.

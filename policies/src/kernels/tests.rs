@@ -13,7 +13,9 @@ use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{DType, TensorData, activation, module};
 
 mod fused;
+mod moves;
 mod rows;
+mod step;
 mod threads;
 
 type Cpu = Autodiff<Flex>;
@@ -130,6 +132,23 @@ fn convolution_splits_long_sums_and_large_batches() {
     check_conv(2, [40, 530], [2, 3, 2], [3; 3], [1; 3], [1; 3]);
 }
 
+/// Vectors over output channels: each remainder of their blocks, of the offsets', and of the positions; several images; strides.
+#[test]
+fn stems_equal_naive_loops() {
+    for (n, [inputs, outputs], size, kernel, stride) in [
+        (1, [1, 64], [9, 8, 13], [7; 3], [1; 3]),
+        (2, [1, 48], [8, 9, 11], [3; 3], [1; 3]),
+        (3, [2, 8], [5, 4, 7], [3; 3], [2; 3]),
+        (1, [1, 13], [1, 1, 1], [3; 3], [1; 3]),
+        (2, [8, 24], [4, 3, 5], [2, 2, 1], [1; 3]),
+        (1, [1, 120], [6, 7, 40], [1, 2, 5], [1, 2, 1]),
+    ] {
+        let window = Window { kernel, stride, padding: kernel.map(|k| k / 2) };
+        assert!(conv_stem::fits(inputs, outputs, window), "{inputs} to {outputs} channels go the other way");
+        check_conv(n, [inputs, outputs], size, kernel, stride, window.padding);
+    }
+}
+
 /// Odd sides, channels that are no multiple of 8, every padding, more blocks than a task takes, several images.
 #[test]
 fn wide_convolution_by_minimal_filtering_equals_naive_loops() {
@@ -138,6 +157,8 @@ fn wide_convolution_by_minimal_filtering_equals_naive_loops() {
         (2, [35, 33], [13, 12, 12], [0; 3]),
         (1, [40, 32], [8, 10, 14], [2, 1, 0]),
         (1, [32, 32], [3, 5, 101], [1; 3]),
+        // Point by point, in two goes.
+        (1, [129, 257], [3, 4, 97], [1; 3]),
     ] {
         let window = Window { kernel: [3; 3], stride: [1; 3], padding };
         assert!(winograd::fits(channels, window, window.output(size)), "{channels:?} {size:?} goes the direct way");

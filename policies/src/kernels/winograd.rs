@@ -11,13 +11,12 @@ use super::geometry::{Axis, Packing, Volumes};
 use super::pack::{Epilogue, unpack};
 use super::pack_weight::WeightStrides;
 use super::scratch::{uninit, with_scratch};
-use super::simd::{Isa, Kernel, LANES, Lanes, dispatch};
+use super::simd::{Isa, LANES, dispatch};
 use super::tile::{Cell, Gather, channel_blocks};
+use super::winograd_transforms::{POINTS, TransformInputs, TransformSums, TransformWeights, Weights};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Values of a transformed block or kernel.
-const POINTS: usize = 64;
 /// Blocks that are transformed together: their values and sums stay near the second cache level, and transformed kernels are read as often
 /// less. A multiple of the rows of a tile.
 const BLOCKS: usize = 24;
@@ -26,6 +25,10 @@ const TASK: usize = 96;
 /// Fewer channels leave the transforms too large a part of the work, fewer outputs the transform of the kernel.
 const LEAST_CHANNELS: usize = 32;
 const LEAST_OUTPUTS: usize = 1024;
+/// With so many products of inputs and outputs the transformed kernels (8 MiB) exceed the second cache level: they are read once for many
+/// blocks, point by point.
+const FAR: usize = 1 << 15;
+const FAR_BLOCKS: usize = 192;
 /// Between the points of blocks, so that they don't share few sets of the cache.
 const SPACER: usize = 16;
 
@@ -51,15 +54,6 @@ pub fn input_gradient(isa: Isa, dy: Volumes, weight: Volumes, padding: [usize; 3
     let inputs = weight.dims[1];
     let weights = Weights { values: weight.values, strides: WeightStrides { out: 27, input: inputs * 27 }, mirrored: true };
     Plan::new([outputs, inputs], out, padding.map(|p| 2 - p), size, weights).run(isa, dy.values, Epilogue::default())
-}
-
-/// A kernel as it is stored.
-#[derive(Clone, Copy)]
-struct Weights<'a> {
-    values: &'a [f32],
-    strides: WeightStrides,
-    /// The last tap first.
-    mirrored: bool,
 }
 
 struct Plan<'a> {
@@ -92,6 +86,7 @@ impl<'a> Plan<'a> {
         let (batch, group) = (x.len() / image, self.packing.group());
         let len = batch * self.outputs * volume;
         let mut y: Vec<f32> = Vec::with_capacity(len);
+        let far = self.inputs * self.outputs >= FAR;
         with_scratch(POINTS * self.inputs * self.row_len(), |kernels| {
             self.transform_weights(isa, kernels);
             for first in (0..batch).step_by(group) {
@@ -101,6 +96,11 @@ impl<'a> Plan<'a> {
                 with_scratch(images * self.packing.image_len(), |packed| {
                     self.packing.pack(isa, &x[first * image..(first + images) * image], packed);
                     let rows = images * self.blocks[0] * self.blocks[1];
+                    if far {
+                        // SAFETY: `to` is the group's part of `y`, which no other task has.
+                        unsafe { self.point_by_point(isa, packed, kernels, rows, &to, epilogue) };
+                        return;
+                    }
                     // Rows that fill whole parts, though small layers still give some tasks to share; depends on the shape alone.
                     let whole = (1..BLOCKS).find(|rows| (rows * self.blocks[2]).is_multiple_of(BLOCKS)).unwrap_or(BLOCKS);
                     let per_task = whole.min(TASK / self.blocks[2]).min(rows.div_ceil(8)).max(1);
@@ -140,37 +140,138 @@ impl<'a> Plan<'a> {
     /// # Safety
     /// `to` holds all positions of the group's images; no other task has these rows.
     unsafe fn rows(&self, isa: Isa, packed: &[f32], kernels: &[f32], rows: Range<usize>, to: &Output, epilogue: Epilogue) {
-        let ([depth, height, width], row_len, strides) = (self.blocks, self.row_len(), self.packing.strides());
-        let line = 2 * width * row_len;
-        let place = |row: usize| [row / height / depth, row / height % depth, row % height];
-        let sources: Vec<usize> = rows
-            .clone()
-            .flat_map(|row| {
-                let [n, z, y] = place(row);
-                let first = n * self.packing.image_len() + 2 * z * strides[0] + 2 * y * strides[1];
-                (0..width).map(move |x| first + 2 * x * strides[2])
-            })
-            .collect();
-        let targets: Vec<usize> = (0..rows.len()).flat_map(|row| (0..width).map(move |x| row * 4 * line + 2 * x * row_len)).collect();
+        let line = self.line();
+        let (sources, targets) = (self.sources(rows.clone()), self.targets(rows.len()));
         with_scratch(rows.len() * 4 * line, |lines| {
             // Equal parts.
             let part = sources.len().div_ceil(sources.len().div_ceil(BLOCKS));
             for (sources, targets) in sources.chunks(part).zip(targets.chunks(part)) {
                 self.blocks_of(isa, packed, kernels, sources, targets, [2 * line, line], lines);
             }
-            let volume: usize = self.out.iter().product();
-            for (row, lines) in rows.clone().zip(lines.chunks_exact(4 * line)) {
-                let [n, z, y] = place(row);
-                for (i, from) in lines.chunks_exact(line).enumerate() {
-                    let (z, y) = (2 * z + i / 2, 2 * y + i % 2);
-                    if z < self.out[0] && y < self.out[1] {
-                        let at = n * self.outputs * volume + (z * self.out[1] + y) * self.out[2];
-                        // SAFETY: these lines belong to this task alone.
-                        unsafe { unpack(isa, from, row_len, self.out[2], self.outputs, to.at(at), volume, epilogue.part(0, at)) };
-                    }
+            // SAFETY: handed on to the caller.
+            unsafe { self.store(isa, rows, lines, to, epilogue) };
+        });
+    }
+
+    /// Values of one of the four lines of outputs that a row of blocks makes.
+    fn line(&self) -> usize {
+        2 * self.blocks[2] * self.row_len()
+    }
+
+    /// Image and place of a row of blocks.
+    fn place(&self, row: usize) -> [usize; 3] {
+        let [depth, height, _] = self.blocks;
+        [row / height / depth, row / height % depth, row % height]
+    }
+
+    /// Where the blocks of rows read.
+    fn sources(&self, rows: Range<usize>) -> Vec<usize> {
+        let strides = self.packing.strides();
+        let of_row = |row| {
+            let [n, z, y] = self.place(row);
+            let first = n * self.packing.image_len() + 2 * z * strides[0] + 2 * y * strides[1];
+            (0..self.blocks[2]).map(move |x| first + 2 * x * strides[2])
+        };
+        rows.flat_map(of_row).collect()
+    }
+
+    /// Where their outputs go in lines.
+    fn targets(&self, rows: usize) -> Vec<usize> {
+        let (line, row_len) = (self.line(), self.row_len());
+        (0..rows).flat_map(|row| (0..self.blocks[2]).map(move |x| row * 4 * line + 2 * x * row_len)).collect()
+    }
+
+    /// Lines of outputs to their places.
+    ///
+    /// # Safety
+    /// As for [`Plan::rows`].
+    unsafe fn store(&self, isa: Isa, rows: Range<usize>, lines: &[f32], to: &Output, epilogue: Epilogue) {
+        let (volume, line): (usize, _) = (self.out.iter().product(), self.line());
+        for (row, lines) in rows.zip(lines.chunks_exact(4 * line)) {
+            let [n, z, y] = self.place(row);
+            for (i, from) in lines.chunks_exact(line).enumerate() {
+                let (z, y) = (2 * z + i / 2, 2 * y + i % 2);
+                if z < self.out[0] && y < self.out[1] {
+                    let at = n * self.outputs * volume + (z * self.out[1] + y) * self.out[2];
+                    // SAFETY: these lines belong to this task alone.
+                    unsafe { unpack(isa, from, self.row_len(), self.out[2], self.outputs, to.at(at), volume, epilogue.part(0, at)) };
                 }
             }
+        }
+    }
+
+    /// All outputs of a group's `rows` of blocks, many blocks at a time: their transform, the products of each point, the way back.
+    ///
+    /// # Safety
+    /// As for [`Plan::rows`], of all rows.
+    unsafe fn point_by_point(&self, isa: Isa, packed: &[f32], kernels: &[f32], rows: usize, to: &Output, epilogue: Epilogue) {
+        let (inputs, row_len, width) = (self.inputs, self.row_len(), self.blocks[2]);
+        let parts = self.parts();
+        let most = (FAR_BLOCKS / width).clamp(1, rows);
+        let (per_row, per_point) = (width * inputs + SPACER, most * width * row_len + SPACER);
+        with_scratch(POINTS * most * per_row, |values| {
+            with_scratch(POINTS * per_point, |sums| {
+                for first in (0..rows).step_by(most) {
+                    let count = most.min(rows - first);
+                    values.par_chunks_mut(POINTS * per_row).take(count).enumerate().for_each(|(row, to)| {
+                        let sources = self.sources(first + row..first + row + 1);
+                        let from = TransformInputs {
+                            packed,
+                            sources: &sources,
+                            strides: self.packing.strides(),
+                            parts: &parts,
+                            to,
+                            stride: per_row,
+                            inputs,
+                        };
+                        // SAFETY: blocks end inside the packed images, whose sides are two more than twice the blocks; `isa` is detected or portable.
+                        unsafe { dispatch(isa, from) };
+                    });
+                    let place = |block: usize| block / width * POINTS * per_row + block % width * inputs;
+                    let cells: Vec<Cell> = (0..count * width).map(|row| Cell { source: place(row), row }).collect();
+                    let values = &*values;
+                    let points = sums.par_chunks_mut(per_point).enumerate();
+                    points.for_each(|(point, sums)| self.point(isa, point, &values[point * per_row..], &cells, kernels, sums));
+                    let sums = &*sums;
+                    (0..count).into_par_iter().for_each(|row| {
+                        with_scratch(4 * self.line(), |lines| {
+                            let (sums, targets) = (&sums[row * width * row_len..], self.targets(1));
+                            let strides = [2 * self.line(), self.line()];
+                            let back = TransformSums { sums, stride: per_point, row_len, targets: &targets, strides, lines };
+                            // SAFETY: targets are blocks of a whole row in `lines`; `isa` is detected or portable; the row is this task's.
+                            unsafe {
+                                dispatch(isa, back);
+                                self.store(isa, first + row..first + row + 1, lines, to, epilogue);
+                            }
+                        });
+                    });
+                }
+            });
         });
+    }
+
+    /// The products of one point.
+    fn point(&self, isa: Isa, point: usize, values: &[f32], cells: &[Cell], kernels: &[f32], sums: &mut [f32]) {
+        for (first, vectors) in channel_blocks(isa, self.outputs) {
+            let gather = Gather {
+                source: values,
+                cells,
+                runs: &[0],
+                run_len: self.inputs,
+                weights: &kernels[(first * POINTS + point * vectors) * LANES * self.inputs..],
+                start: Some(&[0.0; 4 * LANES]),
+                vectors,
+                row_len: self.row_len(),
+                // SAFETY: a product writes values.
+                out: unsafe { uninit(&mut sums[first * LANES..]) },
+            };
+            gather.run(isa);
+        }
+    }
+
+    /// Offsets of vectors that cover the inputs.
+    fn parts(&self) -> Vec<usize> {
+        (0..self.inputs).step_by(LANES).map(|c| c.min(self.inputs - LANES)).collect()
     }
 
     /// The outputs of blocks that read from `sources` on, channels last at `targets` in `lines` and `strides` (of the first two axes) behind.
@@ -190,7 +291,7 @@ impl<'a> Plan<'a> {
         let cells: Vec<Cell> = (0..sources.len()).map(|row| Cell { source: row * inputs, row }).collect();
         with_scratch(POINTS * (values_stride + sums_stride), |scratch| {
             let (values, sums) = scratch.split_at_mut(POINTS * values_stride);
-            let parts: Vec<usize> = (0..inputs).step_by(LANES).map(|c| c.min(inputs - LANES)).collect();
+            let parts = self.parts();
             let from = TransformInputs {
                 packed,
                 sources,
@@ -203,181 +304,11 @@ impl<'a> Plan<'a> {
             // SAFETY: blocks end inside the packed images, whose sides are two more than twice the blocks; `isa` is detected or portable.
             unsafe { dispatch(isa, from) };
             for point in 0..POINTS {
-                for (first, vectors) in channel_blocks(isa, self.outputs) {
-                    let gather = Gather {
-                        source: &values[point * values_stride..],
-                        cells: &cells,
-                        runs: &[0],
-                        run_len: inputs,
-                        weights: &kernels[(first * POINTS + point * vectors) * LANES * inputs..],
-                        start: Some(&[0.0; 4 * LANES]),
-                        vectors,
-                        row_len,
-                        // SAFETY: a product writes values.
-                        out: unsafe { uninit(&mut sums[point * sums_stride + first * LANES..]) },
-                    };
-                    gather.run(isa);
-                }
+                self.point(isa, point, &values[point * values_stride..], &cells, kernels, &mut sums[point * sums_stride..]);
             }
             let back = TransformSums { sums, stride: sums_stride, row_len, targets, strides, lines };
             // SAFETY: targets are blocks of whole rows in `lines`; `isa` is detected or portable.
             unsafe { dispatch(isa, back) };
         });
-    }
-}
-
-/// `G g` along an axis: the value at 0, the sum and the alternating sum of all halved, the value at infinity.
-#[inline(always)]
-fn kernel_points(g: [[f32; 2 * LANES]; 3]) -> [[f32; 2 * LANES]; 4] {
-    let of = |f: fn(f32, f32, f32) -> f32| std::array::from_fn(|i| f(g[0][i], g[1][i], g[2][i]));
-    [g[0], of(|a, b, c| 0.5 * (a + b + c)), of(|a, b, c| 0.5 * (a - b + c)), g[2]]
-}
-
-/// Kernels of `width` outputs in the transformed space, `[point][input][output]`.
-struct TransformWeights<'a> {
-    weights: Weights<'a>,
-    outputs: Range<usize>,
-    width: usize,
-    inputs: usize,
-    to: &'a mut [f32],
-}
-
-impl Kernel for TransformWeights<'_> {
-    #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        let TransformWeights { weights: Weights { values, strides, mirrored }, outputs, width, inputs, to } = self;
-        for (input, half) in (0..inputs).flat_map(|input| (0..width).step_by(2 * LANES).map(move |half| (input, half))) {
-            let lanes = (width - half).min(2 * LANES);
-            let mut taps = [[0.0f32; 2 * LANES]; 27];
-            for (lane, output) in outputs.clone().skip(half).take(lanes).enumerate() {
-                let kernel = &values[output * strides.out + input * strides.input..][..27];
-                for (i, tap) in taps.iter_mut().enumerate() {
-                    tap[lane] = kernel[if mirrored { 26 - i } else { i }];
-                }
-            }
-            let mut planes = [[[0.0; 2 * LANES]; 16]; 3];
-            for (plane, taps) in planes.iter_mut().zip(taps.chunks_exact(9)) {
-                let rows: [_; 3] = std::array::from_fn(|y| kernel_points([taps[3 * y], taps[3 * y + 1], taps[3 * y + 2]]));
-                for x in 0..4 {
-                    let column = kernel_points([rows[0][x], rows[1][x], rows[2][x]]);
-                    for (y, value) in column.into_iter().enumerate() {
-                        plane[4 * y + x] = value;
-                    }
-                }
-            }
-            for i in 0..16 {
-                let column = kernel_points([planes[0][i], planes[1][i], planes[2][i]]);
-                for (z, value) in column.iter().enumerate() {
-                    to[((16 * z + i) * inputs + input) * width + half..][..lanes].copy_from_slice(&value[..lanes]);
-                }
-            }
-        }
-    }
-}
-
-/// `B' d` along an axis.
-#[inline(always)]
-unsafe fn input_points<L: Lanes>(d: [L::V; 4]) -> [L::V; 4] {
-    // SAFETY: the caller's instruction set.
-    unsafe { [L::sub(d[0], d[2]), L::add(d[1], d[2]), L::sub(d[2], d[1]), L::sub(d[1], d[3])] }
-}
-
-/// `A' m` along an axis.
-#[inline(always)]
-unsafe fn outputs_of<L: Lanes>(m: [L::V; 4]) -> [L::V; 2] {
-    // SAFETY: the caller's instruction set.
-    unsafe { [L::add(L::add(m[0], m[1]), m[2]), L::sub(L::sub(m[1], m[2]), m[3])] }
-}
-
-/// Blocks of 4x4x4 inputs to their points: `to[point * stride + block * inputs + input]`.
-struct TransformInputs<'a> {
-    packed: &'a [f32],
-    sources: &'a [usize],
-    strides: [usize; 3],
-    /// Offsets of vectors that cover the inputs.
-    parts: &'a [usize],
-    to: &'a mut [f32],
-    stride: usize,
-    inputs: usize,
-}
-
-impl Kernel for TransformInputs<'_> {
-    #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        let TransformInputs { packed, sources, strides: [plane, row, step], parts, to, stride, inputs } = self;
-        let last = sources.iter().max().map_or(0, |source| source + 3 * (plane + row + step) + inputs);
-        assert!(last <= packed.len() && to.len() >= (POINTS - 1) * stride + sources.len() * inputs, "TransformInputs leaves its slices");
-        for (block, source) in sources.iter().enumerate() {
-            for part in parts {
-                // SAFETY: checked above.
-                unsafe {
-                    let from = packed.as_ptr().add(source + part);
-                    let to = to.as_mut_ptr().add(block * inputs + part);
-                    let mut planes = [[L::zero(); 16]; 4];
-                    for (z, points) in planes.iter_mut().enumerate() {
-                        let from = from.add(z * plane);
-                        let rows: [[L::V; 4]; 4] =
-                            std::array::from_fn(|y| input_points::<L>(std::array::from_fn(|x| L::load(from.add(y * row + x * step)))));
-                        for x in 0..4 {
-                            let column = input_points::<L>(std::array::from_fn(|y| rows[y][x]));
-                            for (y, value) in column.into_iter().enumerate() {
-                                points[4 * y + x] = value;
-                            }
-                        }
-                    }
-                    #[expect(clippy::needless_range_loop, reason = "the index runs over the second dimension")]
-                    for i in 0..16 {
-                        let column = input_points::<L>(std::array::from_fn(|z| planes[z][i]));
-                        for (z, value) in column.into_iter().enumerate() {
-                            L::store(to.add((16 * z + i) * stride), value);
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Sums at the points of blocks to 2x2x2 outputs each.
-struct TransformSums<'a> {
-    sums: &'a [f32],
-    stride: usize,
-    row_len: usize,
-    targets: &'a [usize],
-    strides: [usize; 2],
-    lines: &'a mut [f32],
-}
-
-impl Kernel for TransformSums<'_> {
-    #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        let TransformSums { sums, stride, row_len, targets, strides: [plane, line], lines } = self;
-        let last = targets.iter().max().map_or(0, |target| target + plane + line + 2 * row_len);
-        assert!(last <= lines.len() && sums.len() >= (POINTS - 1) * stride + targets.len() * row_len, "TransformSums leaves its slices");
-        for (block, target) in targets.iter().enumerate() {
-            for part in (0..row_len).step_by(LANES) {
-                // SAFETY: checked above.
-                unsafe {
-                    let from = sums.as_ptr().add(block * row_len + part);
-                    let to = lines.as_mut_ptr().add(target + part);
-                    let mut planes = [[L::zero(); 16]; 2];
-                    #[expect(clippy::needless_range_loop, reason = "the index runs over the second dimension")]
-                    for i in 0..16 {
-                        let pair = outputs_of::<L>(std::array::from_fn(|z| L::load(from.add((16 * z + i) * stride))));
-                        (planes[0][i], planes[1][i]) = (pair[0], pair[1]);
-                    }
-                    for (z, points) in planes.iter().enumerate() {
-                        let columns: [[L::V; 2]; 4] = std::array::from_fn(|x| outputs_of::<L>(std::array::from_fn(|y| points[4 * y + x])));
-                        #[expect(clippy::needless_range_loop, reason = "the index runs over the second dimension")]
-                        for y in 0..2 {
-                            let pair = outputs_of::<L>(std::array::from_fn(|x| columns[x][y]));
-                            for (x, value) in pair.into_iter().enumerate() {
-                                L::store(to.add(z * plane + y * line + x * row_len), value);
-                            }
-                        }
-                    }
-                }
-            }
-        }
     }
 }

@@ -154,13 +154,6 @@ impl<B: KernelBackend> LayerNorm<B> {
     }
 }
 
-/// Mean 0 and variance 1 (biased, epsilon 1e-5) along `axis`: layer norm without parameters.
-pub fn normalize<B: Backend, const D: usize>(x: Tensor<B, D>, axis: usize) -> Tensor<B, D> {
-    let x = x.clone() - x.mean_dim(axis);
-    let variance = x.clone().square().mean_dim(axis);
-    x / (variance + 1e-5).sqrt()
-}
-
 /// Mean of blocks of `stride` voxels; the sides must be divisible by it.
 pub fn avg_pool3d<B: Backend>(x_NCDHW: Tensor<B, 5>, stride: [usize; 3]) -> Tensor<B, 5> {
     (0..3).fold(x_NCDHW, |x, axis| match stride[axis] {

@@ -149,7 +149,7 @@ impl<B: Backend> UpBlock<B> {
 
 impl<B: KernelBackend> UpBlock<B> {
     pub fn forward(&self, coarse: Tensor<B, 5>, skip: Tensor<B, 5>) -> Tensor<B, 5> {
-        self.conv_block.forward(Tensor::cat(vec![self.transp_conv.conv.forward(coarse), skip], 1))
+        self.conv_block.forward(kernels::side_by_side(self.transp_conv.conv.forward(coarse), skip))
     }
 }
 

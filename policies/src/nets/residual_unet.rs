@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::layers::{Conv3d, ConvInit, ConvTranspose3d, upsample_trilinear};
 use super::norm::{Mode, Norm, NormConfig, NormKind};
 use super::{ConfigError, Init, require, require_channels};
-use crate::kernels::KernelBackend;
+use crate::kernels::{self, KernelBackend};
 
 /// How a coarse level becomes as fine as the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -272,7 +272,7 @@ impl<B: KernelBackend> DecoderLevel<B> {
             (None, Some(reduce)) => upsample_trilinear(reduce.forward(coarse), self.stride),
             (None, None) => upsample_trilinear(coarse, self.stride),
         };
-        self.convs.iter().fold(Tensor::cat(vec![up, skip], 1), |y, conv| conv.forward(y, mode))
+        self.convs.iter().fold(kernels::side_by_side(up, skip), |y, conv| conv.forward(y, mode))
     }
 }
 

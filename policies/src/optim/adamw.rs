@@ -1,7 +1,8 @@
 //! AdamW with PyTorch's arithmetic.
 
 use super::state::{Optimizer, Rule, Slots};
-use burn::tensor::{Tensor, backend::Backend};
+use crate::kernels::{self, AdamStep, KernelBackend};
+use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -46,14 +47,12 @@ impl Rule<2> for AdamWConfig {
     const NAME: &'static str = "adamw";
     const SLOT_NAMES: [&'static str; 2] = ["exp_avg", "exp_avg_sq"];
 
-    fn update<B: Backend>(&self, lr: f64, weight: Tensor<B, 1>, grad: Tensor<B, 1>, slots: &mut Slots<B, 2>) -> Tensor<B, 1> {
-        let ([beta1, beta2], t) = (self.betas, (slots.step + 1) as f64);
-        let [m, v] = slots.tensors.clone();
-        let m = m * beta1 + grad.clone() * (1.0 - beta1);
-        let v = v * beta2 + grad.clone() * grad * (1.0 - beta2);
-        let denominator = v.clone().sqrt() / (1.0 - beta2.powf(t)).sqrt() + self.eps;
-        let step = lr / (1.0 - beta1.powf(t));
-        slots.tensors = [m.clone(), v];
-        weight * (1.0 - lr * self.weight_decay) - m / denominator * step
+    fn update<B: KernelBackend>(&self, lr: f64, weight: Tensor<B, 1>, grad: Tensor<B, 1>, slots: &mut Slots<B, 2>) -> Tensor<B, 1> {
+        let (betas @ [beta1, beta2], t) = (self.betas, (slots.step + 1) as f64);
+        let (size, root) = (lr / (1.0 - beta1.powf(t)), (1.0 - beta2.powf(t)).sqrt());
+        let step = AdamStep { betas, eps: self.eps, decay: 1.0 - lr * self.weight_decay, size, root };
+        let [weight, m, v] = kernels::adamw(weight, grad, slots.tensors.clone(), step);
+        slots.tensors = [m, v];
+        weight
     }
 }

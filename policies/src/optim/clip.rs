@@ -1,18 +1,16 @@
 //! Clipping by the global norm of a module's gradients.
 
 use super::Error;
+use crate::kernels::{self, KernelBackend};
 use burn::module::{AutodiffModule, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, backend::AutodiffBackend};
-
-/// Elements whose squares are summed in the tensor's own precision before f64 takes over.
-const ROW: usize = 1024;
 
 /// Scales all gradients by `min(1, max_norm / (norm + 1e-6))`, PyTorch's coefficient, and returns the norm before.
 ///
 /// `max_norm = None` only measures. A gradient that holds NaN or infinity is an error that names its parameter; the gradients are then
 /// unchanged. Sums run in the order of the module's parameters.
-pub fn clip_global_norm<B: AutodiffBackend, M: AutodiffModule<B>>(
+pub fn clip_global_norm<B: AutodiffBackend<InnerBackend: KernelBackend>, M: AutodiffModule<B>>(
     module: &M,
     grads: &mut GradientsParams,
     max_norm: Option<f64>,
@@ -40,7 +38,7 @@ struct Squares<'a> {
     bad: Option<(String, f64)>,
 }
 
-impl<B: AutodiffBackend> ModuleVisitor<B> for Squares<'_> {
+impl<B: AutodiffBackend<InnerBackend: KernelBackend>> ModuleVisitor<B> for Squares<'_> {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.push(name.to_string());
     }
@@ -54,7 +52,7 @@ impl<B: AutodiffBackend> ModuleVisitor<B> for Squares<'_> {
         if self.bad.is_some() {
             return;
         }
-        let sum = sum_of_squares(grad.clone());
+        let sum = kernels::squares(grad.clone().reshape([grad.shape().num_elements()]));
         if !sum.is_finite() {
             // Squares can overflow where the gradient doesn't: look again, in f64.
             let values: Vec<f64> = grad.into_data().iter::<f64>().collect();
@@ -66,22 +64,6 @@ impl<B: AutodiffBackend> ModuleVisitor<B> for Squares<'_> {
         }
         self.sum += sum;
     }
-}
-
-fn sum_of_squares<B: burn::tensor::backend::Backend, const D: usize>(x: Tensor<B, D>) -> f64 {
-    let n = x.shape().num_elements();
-    let flat: Tensor<B, 1> = x.reshape([n]);
-    let squares = flat.clone() * flat;
-    let whole = n / ROW * ROW;
-    let mut sum = 0.0;
-    if whole > 0 {
-        let rows = squares.clone().narrow(0, 0, whole).reshape([n / ROW, ROW]).sum_dim(1);
-        sum += rows.into_data().iter::<f64>().sum::<f64>();
-    }
-    if whole < n {
-        sum += squares.narrow(0, whole, n - whole).sum().into_data().iter::<f64>().sum::<f64>();
-    }
-    sum
 }
 
 struct Scale<'a> {

@@ -1,7 +1,8 @@
 //! Stochastic gradient descent with PyTorch's arithmetic, nnU-Net's optimiser.
 
 use super::state::{Optimizer, Rule, Slots};
-use burn::tensor::{Tensor, backend::Backend};
+use crate::kernels::KernelBackend;
+use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +44,7 @@ impl Rule<1> for SgdConfig {
     const NAME: &'static str = "sgd";
     const SLOT_NAMES: [&'static str; 1] = ["momentum_buffer"];
 
-    fn update<B: Backend>(&self, lr: f64, weight: Tensor<B, 1>, grad: Tensor<B, 1>, slots: &mut Slots<B, 1>) -> Tensor<B, 1> {
+    fn update<B: KernelBackend>(&self, lr: f64, weight: Tensor<B, 1>, grad: Tensor<B, 1>, slots: &mut Slots<B, 1>) -> Tensor<B, 1> {
         let grad = grad + weight.clone() * self.weight_decay;
         let [buffer] = slots.tensors.clone();
         // From zeros this is the gradient itself, PyTorch's first step.

@@ -4,6 +4,7 @@
 //! the metadata names the optimiser. NumPy and PyTorch read it.
 
 use super::Error;
+use crate::kernels::KernelBackend;
 use burn::module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{
@@ -26,7 +27,7 @@ pub trait Rule<const SLOTS: usize> {
     const SLOT_NAMES: [&'static str; SLOTS];
 
     /// New value of a flat parameter. `slots` are zeros and `step` 0 before a parameter's first step.
-    fn update<B: Backend>(&self, lr: f64, weight: Tensor<B, 1>, grad: Tensor<B, 1>, slots: &mut Slots<B, SLOTS>) -> Tensor<B, 1>;
+    fn update<B: KernelBackend>(&self, lr: f64, weight: Tensor<B, 1>, grad: Tensor<B, 1>, slots: &mut Slots<B, SLOTS>) -> Tensor<B, 1>;
 }
 
 /// An optimiser: its rule, and the state of every parameter, on the device of the parameters.
@@ -43,7 +44,10 @@ impl<B: AutodiffBackend, R: Rule<SLOTS>, const SLOTS: usize> Optimizer<B, R, SLO
     }
 
     /// One step. A parameter without a gradient keeps its value and its state, as in PyTorch. The learning rate comes from the schedule.
-    pub fn step<M: AutodiffModule<B>>(&mut self, module: M, grads: GradientsParams, lr: f64) -> M {
+    pub fn step<M: AutodiffModule<B>>(&mut self, module: M, grads: GradientsParams, lr: f64) -> M
+    where
+        B::InnerBackend: KernelBackend,
+    {
         self.state.step(&self.rule, module, grads, lr)
     }
 
@@ -71,6 +75,7 @@ impl<B: Backend, const SLOTS: usize> State<B, SLOTS> {
     /// One step over every parameter that has a gradient.
     pub fn step<A, M, R>(&mut self, rule: &R, module: M, grads: GradientsParams, lr: f64) -> M
     where
+        B: KernelBackend,
         A: AutodiffBackend<InnerBackend = B>,
         M: AutodiffModule<A>,
         R: Rule<SLOTS>,
@@ -155,7 +160,11 @@ struct Step<'a, B: Backend, R, const SLOTS: usize> {
     path: Vec<String>,
 }
 
-impl<A: AutodiffBackend, R: Rule<SLOTS>, const SLOTS: usize> ModuleMapper<A> for Step<'_, A::InnerBackend, R, SLOTS> {
+impl<A, R, const SLOTS: usize> ModuleMapper<A> for Step<'_, A::InnerBackend, R, SLOTS>
+where
+    A: AutodiffBackend<InnerBackend: KernelBackend>,
+    R: Rule<SLOTS>,
+{
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.push(name.to_string());
     }

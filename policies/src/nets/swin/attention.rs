@@ -8,7 +8,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 
 use super::super::Init;
 use super::super::layers::Linear;
-use crate::kernels::{self, KernelBackend};
+use crate::kernels::{self, KernelBackend, Places};
 
 /// Boxes of voxels that attend to each other, for one feature map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,29 +43,28 @@ impl Windows {
         [0, 1, 2].map(|a| size[a].next_multiple_of(self.sides[a]))
     }
 
-    /// `x_NDHWC` -> `x_WLC`, shifted back by `shift`; voxels beyond the end are zeros.
-    pub fn partition<B: Backend>(&self, x_NDHWC: Tensor<B, 5>) -> Tensor<B, 3> {
-        let [n, d, h, w, c] = x_NDHWC.dims();
-        let padded = self.padded([d, h, w]);
-        let x = (0..3).fold(x_NDHWC, |x, axis| roll(pad_end(x, 1 + axis, padded[axis]), 1 + axis, self.shift[axis]));
-        let [[pd, ph, pw], [sd, sh, sw]] = [padded, self.sides];
-        x.reshape([n, pd / sd, sd, ph / sh, sh, pw / sw, sw, c]).permute([0, 1, 3, 5, 2, 4, 6, 7]).reshape([
-            n * (pd / sd) * (ph / sh) * (pw / sw),
-            sd * sh * sw,
-            c,
-        ])
-    }
-
-    /// The inverse of [`Windows::partition`] for a feature map of `shape`.
-    pub fn reverse<B: Backend>(&self, x_WLC: Tensor<B, 3>, shape: [usize; 5]) -> Tensor<B, 5> {
-        let [n, d, h, w, c] = shape;
-        let [[pd, ph, pw], [sd, sh, sw]] = [self.padded([d, h, w]), self.sides];
-        let x = x_WLC.reshape([n, pd / sd, ph / sh, pw / sw, sd, sh, sw, c]).permute([0, 1, 4, 2, 5, 3, 6, 7]).reshape([n, pd, ph, pw, c]);
-        (0..3).fold(x, |x, axis| {
-            let length = x.dims()[1 + axis];
-            let x = roll(x, 1 + axis, (length - self.shift[axis]) % length);
-            x.narrow(1 + axis, 0, shape[1 + axis])
-        })
+    /// Where the windows' voxels come from, of a batch of maps: `x_NDHWC` -> `x_WLC` as rows, shifted back by `shift`; voxels beyond the end
+    /// are zeros.
+    pub fn places(&self, batch: usize, size: [usize; 3]) -> Places {
+        let (padded, sides) = (self.padded(size), self.sides);
+        let [windows, voxels] = [[0, 1, 2].map(|a| padded[a] / sides[a]), size].map(|n| n.iter().product::<usize>());
+        let mut from = Vec::with_capacity(batch * padded.iter().product::<usize>());
+        let counts = [0, 1, 2].map(|a| padded[a] / sides[a]);
+        // Per axis: what each place of each window adds to the index, nothing where it lies beyond the end.
+        let steps = [size[1] * size[2], size[2], 1];
+        let axis = |a: usize, window: usize| -> Vec<Option<usize>> {
+            let at = |inside: usize| (window * sides[a] + inside + self.shift[a]) % padded[a];
+            (0..sides[a]).map(|inside| Some(at(inside)).filter(|&i| i < size[a]).map(|i| i * steps[a])).collect()
+        };
+        let axes = [0, 1, 2].map(|a| (0..counts[a]).map(|window| axis(a, window)).collect::<Vec<_>>());
+        for index in 0..batch * windows {
+            let ([d, h, w], first) = (unravel(index % windows, counts), index / windows * voxels);
+            for (d, h) in axes[0][d].iter().flat_map(|d| axes[1][h].iter().map(move |h| (d, h))) {
+                let row = d.zip(*h).map(|(d, h)| first + d + h);
+                from.extend(axes[2][w].iter().map(|w| row.zip(*w).map_or(Places::NONE, |(row, w)| (row + w) as u32)));
+            }
+        }
+        Places::new(batch * voxels, from)
     }
 
     /// Which part of the unshifted map each voxel of each window comes from, `[windows of a sample, L]`: parts that the shift brought
@@ -92,26 +91,6 @@ impl Windows {
 /// Coordinates of a C-order index.
 fn unravel(index: usize, [_, h, w]: [usize; 3]) -> [usize; 3] {
     [index / (h * w), index / w % h, index % w]
-}
-
-/// Zeros at the end of an axis, up to `length`.
-pub fn pad_end<B: Backend>(x: Tensor<B, 5>, axis: usize, length: usize) -> Tensor<B, 5> {
-    let mut shape = x.dims();
-    if shape[axis] == length {
-        return x;
-    }
-    shape[axis] = length - shape[axis];
-    let zeros = Tensor::zeros(shape, (&x.device(), x.dtype()));
-    Tensor::cat(vec![x, zeros], axis)
-}
-
-/// The voxel at `by` comes first, those before it last.
-fn roll<B: Backend>(x: Tensor<B, 5>, axis: usize, by: usize) -> Tensor<B, 5> {
-    let length = x.dims()[axis];
-    if by == 0 {
-        return x;
-    }
-    Tensor::cat(vec![x.clone().narrow(axis, by, length - by), x.narrow(axis, 0, by)], axis)
 }
 
 /// Multi-head self-attention within windows.
@@ -165,23 +144,23 @@ impl<B: KernelBackend> WindowAttention<B> {
 
 /// Row of the table for each pair of the first `length` voxels of a cube of `side`.
 fn relative_positions(side: usize, length: usize) -> Vec<i64> {
-    let place = |i: usize| unravel(i, [side; 3]);
-    let row = |i: usize, j: usize| {
-        let [a, b, c] = [0, 1, 2].map(|axis| place(i)[axis] + side - 1 - place(j)[axis]);
-        let span = 2 * side - 1;
-        ((a * span + b) * span + c) as i64
-    };
-    (0..length).flat_map(|i| (0..length).map(move |j| row(i, j))).collect()
+    let span = 2 * side - 1;
+    let row = |[a, b, c]: [usize; 3]| ((a * span + b) * span + c) as i64;
+    let places: Vec<i64> = (0..length).map(|i| row(unravel(i, [side; 3]))).collect();
+    let centre = row([side - 1; 3]);
+    places.iter().flat_map(|i| places.iter().map(move |j| centre + i - j)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use burn::backend::Flex;
+    use std::sync::Arc;
 
-    fn numbered(shape: [usize; 5]) -> Tensor<Flex, 5> {
+    fn numbered(shape: [usize; 5]) -> Tensor<Flex, 2> {
         let count: usize = shape.iter().product();
-        Tensor::from_data(TensorData::new((1..=count).map(|i| i as f32).collect::<Vec<_>>(), shape), &Default::default())
+        let values: Vec<f32> = (1..=count).map(|i| i as f32).collect();
+        Tensor::from_data(TensorData::new(values, [count / shape[4], shape[4]]), &Default::default())
     }
 
     #[test]
@@ -191,9 +170,11 @@ mod tests {
             let [d, h, w] = size;
             let x = numbered([2, d, h, w, 3]);
             for windows in [windows, windows.unshifted()] {
-                let parts = windows.partition(x.clone());
-                assert_eq!(parts.dims()[1], windows.sides.iter().product::<usize>());
-                assert_eq!(windows.reverse(parts, x.dims()).to_data(), x.to_data(), "{windows:?} on {size:?}");
+                let places = windows.places(2, size);
+                let back = Arc::new(places.inverse());
+                let parts = kernels::take_rows(x.clone(), &Arc::new(places));
+                assert!(parts.dims()[0].is_multiple_of(windows.sides.iter().product::<usize>()));
+                assert_eq!(kernels::take_rows(parts, &back).to_data(), x.to_data(), "{windows:?} on {size:?}");
             }
         }
     }
@@ -201,9 +182,10 @@ mod tests {
     #[test]
     fn a_window_holds_its_box_after_the_shift() {
         let windows = Windows { sides: [2, 1, 1], shift: [1, 0, 0] };
-        // Voxels 1 2 3 4 along the first axis become (2 3) (4 1).
-        let parts = windows.partition(numbered([1, 4, 1, 1, 1]));
-        assert_eq!(parts.to_data().to_vec::<f32>().unwrap(), [2.0, 3.0, 4.0, 1.0]);
+        let taken = |x, size| kernels::take_rows(x, &Arc::new(windows.places(1, size))).to_data().to_vec::<f32>().unwrap();
+        // Voxels 1 2 3 4 along the first axis become (2 3) (4 1); of three, a zero is the fourth.
+        assert_eq!(taken(numbered([1, 4, 1, 1, 1]), [4, 1, 1]), [2.0, 3.0, 4.0, 1.0]);
+        assert_eq!(taken(numbered([1, 3, 1, 1, 1]), [3, 1, 1]), [2.0, 3.0, 0.0, 1.0]);
         assert_eq!(windows.regions([4, 1, 1]), (2, vec![0.0, 0.0, 9.0, 18.0]));
     }
 

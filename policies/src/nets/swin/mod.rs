@@ -14,10 +14,10 @@ use burn::tensor::backend::Backend;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use transformer::normalize;
 pub use transformer::{Mlp, PatchMerging, SwinTransformer};
 
 use super::checkpoint::Runner;
-use super::layers::normalize;
 use super::monai::{OutBlock, UnetrBlock, UpBlock};
 use super::{ConfigError, Init, require, require_channels};
 use crate::kernels::KernelBackend;
@@ -139,7 +139,7 @@ impl<B: KernelBackend> SwinEncoder<B> {
     pub fn forward(&self, x_NCDHW: Tensor<B, 5>, run: &mut impl Runner<B>) -> Vec<Tensor<B, 5>> {
         let finest = run.run(&self.encoder1, [x_NCDHW.clone()], |block, [x]| block.forward(x));
         let [t2, t4, t8, t16, t32] = self.swinViT.forward(x_NCDHW, run);
-        let mut block = |block, x| run.run(block, [x], |block: &UnetrBlock<B>, [x]| block.forward(normalize(x, 1)));
+        let mut block = |block, x| run.run(block, [x], |block: &UnetrBlock<B>, [x]| block.forward(normalize(x)));
         let [s2, s4, s8, s32] =
             [(&self.encoder2, t2), (&self.encoder3, t4), (&self.encoder4, t8), (&self.encoder10, t32)].map(|(part, x)| block(part, x));
         vec![finest, s2, s4, s8, self.swinViT.normalized(t16, run), s32]

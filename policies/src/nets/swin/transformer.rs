@@ -3,18 +3,19 @@
 //! Shapes: `x_NCDHW` between stages, `x_NDHWC` within one.
 
 use burn::module::{Module, Param};
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, s};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 use super::super::Init;
 use super::super::checkpoint::Runner;
-use super::super::layers::{Conv3d, LayerNorm, Linear, normalize};
+use super::super::layers::{Conv3d, LayerNorm, Linear};
 use super::super::monai::{CONV_INIT, UnetrBlock};
 use super::SwinUnetrConfig;
-use super::attention::{WindowAttention, Windows, pad_end};
-use crate::kernels::{self, KernelBackend};
+use super::attention::{WindowAttention, Windows};
+use crate::kernels::{self, KernelBackend, Places};
 
 /// How eight neighbours become one token: the order in which their channels are put side by side.
 ///
@@ -88,9 +89,13 @@ impl<B: Backend> SwinBlock<B> {
 
 impl<B: KernelBackend> SwinBlock<B> {
     fn forward(&self, x_NDHWC: Tensor<B, 5>, windows: Windows) -> Tensor<B, 5> {
-        let shape @ [_, d, h, w, _] = x_NDHWC.dims();
-        let y = windows.partition(self.norm1.forward(x_NDHWC.clone()));
-        let x = x_NDHWC + windows.reverse(self.attn.forward(y, windows, [d, h, w]), shape);
+        let shape @ [n, d, h, w, c] = x_NDHWC.dims();
+        let (places, length) = (windows.places(n, [d, h, w]), windows.sides.iter().product::<usize>());
+        let (back, into) = (Arc::new(places.inverse()), Arc::new(places));
+        let y = kernels::take_rows(self.norm1.forward(x_NDHWC.clone()).reshape([n * d * h * w, c]), &into);
+        let count = y.dims()[0];
+        let y = self.attn.forward(y.reshape([count / length, length, c]), windows, [d, h, w]);
+        let x = x_NDHWC + kernels::take_rows(y.reshape([count, c]), &back).reshape(shape);
         x.clone() + self.mlp.forward(self.norm2.forward(x))
     }
 }
@@ -123,17 +128,21 @@ impl<B: Backend> Merging<B> {
 
 impl<B: KernelBackend> Merging<B> {
     fn forward(&self, x_NDHWC: Tensor<B, 5>) -> Tensor<B, 5> {
-        let x = (1..4).fold(x_NDHWC, |x, axis| {
-            let even = x.dims()[axis].next_multiple_of(2);
-            pad_end(x, axis, even)
-        });
-        let neighbour = |[i, j, k]: [usize; 3]| {
-            let from = [i, j, k].map(|o| o as isize);
-            x.clone().slice(s![.., from[0]..;2, from[1]..;2, from[2]..;2, ..])
+        let [n, size @ .., c] = x_NDHWC.dims();
+        let [d, h, w] = size.map(|side| side.div_ceil(2));
+        let offsets = self.merging.offsets();
+        let token = |i: usize| [i / (d * h * w), i / (h * w) % d, i / w % h, i % w];
+        let place = |[n, z, y, x]: [usize; 4], [i, j, k]: [usize; 3]| {
+            let [z, y, x] = [2 * z + i, 2 * y + j, 2 * x + k];
+            let inside = z < size[0] && y < size[1] && x < size[2];
+            // Zeros beyond an odd side.
+            if inside { (((n * size[0] + z) * size[1] + y) * size[2] + x) as u32 } else { Places::NONE }
         };
-        let x = self.norm.forward(Tensor::cat(self.merging.offsets().map(neighbour).to_vec(), 4));
-        let [n, d, h, w, c] = x.dims();
-        kernels::linear(x.reshape([n * d * h * w, c]), self.reduction.weight.val(), None).reshape([n, d, h, w, c / 4])
+        let from = (0..n * d * h * w).flat_map(|i| offsets.map(|offset| place(token(i), offset))).collect();
+        let rows = n * size.iter().product::<usize>();
+        let x = kernels::take_rows(x_NDHWC.reshape([rows, c]), &Arc::new(Places::new(rows, from)));
+        let x = self.norm.forward(x.reshape([n * d * h * w, 8 * c]));
+        kernels::linear(x, self.reduction.weight.val(), None).reshape([n, d, h, w, 2 * c])
     }
 }
 
@@ -163,11 +172,33 @@ impl<B: KernelBackend> SwinStage<B> {
     pub fn forward(&self, x_NCDHW: Tensor<B, 5>) -> Tensor<B, 5> {
         let [_, _, size @ ..] = x_NCDHW.dims();
         let windows = Windows::new(self.window, size);
-        let x = self.blocks.iter().enumerate().fold(x_NCDHW.permute([0, 2, 3, 4, 1]), |x, (i, block)| {
-            block.forward(x, if i % 2 == 0 { windows.unshifted() } else { windows })
-        });
-        self.downsample.forward(x).permute([0, 4, 1, 2, 3])
+        let x = self
+            .blocks
+            .iter()
+            .enumerate()
+            .fold(channels_last(x_NCDHW), |x, (i, block)| block.forward(x, if i % 2 == 0 { windows.unshifted() } else { windows }));
+        channels_first(self.downsample.forward(x))
     }
+}
+
+fn channels_last<B: KernelBackend>(x_NCDHW: Tensor<B, 5>) -> Tensor<B, 5> {
+    let [n, c, d, h, w] = x_NCDHW.dims();
+    kernels::swap_last(x_NCDHW.reshape([n, c, d * h * w])).reshape([n, d, h, w, c])
+}
+
+fn channels_first<B: KernelBackend>(x_NDHWC: Tensor<B, 5>) -> Tensor<B, 5> {
+    let [n, d, h, w, c] = x_NDHWC.dims();
+    kernels::swap_last(x_NDHWC.reshape([n, d * h * w, c])).reshape([n, c, d, h, w])
+}
+
+/// Layer norm over the channels, without parameters.
+pub fn normalize<B: KernelBackend>(x_NCDHW: Tensor<B, 5>) -> Tensor<B, 5> {
+    let x = channels_last(x_NCDHW);
+    let shape @ [.., c] = x.dims();
+    let rows: usize = shape[..4].iter().product();
+    let options = (&x.device(), x.dtype());
+    let y = kernels::layer_norm(x.reshape([rows, c]), Tensor::ones([c], options), Tensor::zeros([c], options), 1e-5);
+    channels_first(y.reshape(shape))
 }
 
 /// Patch embedding and four stages. MONAI keeps each stage in a list of one.
@@ -226,7 +257,7 @@ impl<B: KernelBackend> SwinTransformer<B> {
 
     /// A map of [`SwinTransformer::forward`], normalised over its channels. (A part needs a module, though this one has no weights.)
     pub fn normalized(&self, x_NCDHW: Tensor<B, 5>, run: &mut impl Runner<B>) -> Tensor<B, 5> {
-        run.run(&self.patch_embed, [x_NCDHW], |_, [x]| normalize(x, 1))
+        run.run(&self.patch_embed, [x_NCDHW], |_, [x]| normalize(x))
     }
 }
 
