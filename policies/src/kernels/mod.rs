@@ -49,7 +49,7 @@ mod winograd;
 pub use backend::{AttentionConfig, ConvAct, KernelBackend, NormAct, Window};
 pub use flops::flops;
 
-use flops::count;
+pub(crate) use flops::count;
 
 use burn::tensor::{Tensor, TensorPrimitive};
 
