@@ -36,11 +36,11 @@ pub struct WholeScanConfig {
     /// What a cell at the face of a window counts less than one in its middle, in log-odds, 0 to 20: which of overlapping windows is preferred.
     /// Default 1.
     pub falloff: f64,
-    /// Basic blocks of each stage, 1 to 4 stages. Default [2, 2].
+    /// Basic blocks of each stage, 1 to 64; 1 to 4 stages. Default [2, 2].
     pub blocks: Vec<usize>,
-    /// Channels of each stage. Default [16, 32]. Each stage after the first doubles the side of a cell, which is 2 coarse voxels at first.
+    /// Channels of each stage, 1 to 8192. Default [16, 32]. Each stage after the first doubles the side of a cell, which is 2 coarse voxels at first.
     pub widths: Vec<usize>,
-    /// Side of the first convolution's kernel in coarse voxels, odd. Default 3.
+    /// Side of the first convolution's kernel in coarse voxels, odd, at most 31. Default 3.
     pub stem_kernel: usize,
     /// Normalisation: "group" (default), "batch" or "instance".
     pub norm: NormKind,
