@@ -59,7 +59,7 @@ impl Default for GlanceConfig {
 pub struct GlanceHeadConfig {
     /// Global pooling: "max" (default) or "avg".
     pub pooling: Pooling,
-    /// Units of the hidden layer; 0 leaves it out. Default 32.
+    /// Units of the hidden layer, at most 8192; 0 leaves it out. Default 32.
     pub hidden: usize,
 }
 
@@ -91,6 +91,9 @@ impl GlanceConfig {
                     "a shared backbone needs glance.kind = \"encoder\", found {kind:?}; change it, or set backbone.shared = \"none\" (\"init\" also goes with \
                      kind = \"whole_scan\" and reader = \"encoder\")"
                 )))
+            }
+            GlanceConfig::Encoder(GlanceHeadConfig { hidden, .. }) if *hidden > 8192 => {
+                Err(ConfigError(format!("hidden = {hidden}; choose at most 8192")))
             }
             GlanceConfig::Encoder(_) => Ok(()),
         }

@@ -52,11 +52,11 @@ pub struct WholeScanConfig {
     /// "resnet" (default), which the settings below describe, or "encoder": an encoder like Focus's, which with `backbone.shared = "init"` starts
     /// from a copy of Focus's weights. It knows lesions from the first step, and reads the coarse grid at full resolution, which costs more.
     pub reader: Reader,
-    /// Basic blocks of each stage, 1 to 4 stages. Default [2, 2].
+    /// Basic blocks of each stage, 1 to 64; 1 to 4 stages. Default [2, 2].
     pub blocks: Vec<usize>,
-    /// Channels of each stage. Default [16, 32]. Each stage after the first doubles the side of a cell, which is 2 coarse voxels at first.
+    /// Channels of each stage, 1 to 8192. Default [16, 32]. Each stage after the first doubles the side of a cell, which is 2 coarse voxels at first.
     pub widths: Vec<usize>,
-    /// Side of the first convolution's kernel in coarse voxels, odd. Default 3.
+    /// Side of the first convolution's kernel in coarse voxels, odd, at most 31. Default 3.
     pub stem_kernel: usize,
     /// Normalisation: "group" (default), "batch" or "instance".
     pub norm: NormKind,

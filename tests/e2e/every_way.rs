@@ -13,7 +13,7 @@ fn every_choice_trains_to_an_end_and_screens() {
         "data.root=data",
         "data.cache_dir=cache",
         "data.lesion_free_lists=[]",
-        "env.window=[32, 32, 32]",
+        "env.window=[64, 32, 32]",
         "data.spacing_mm=[5, 5, 5]",
         "env.volumes_per_batch=2",
         "env.crops_per_volume=2",

@@ -13,7 +13,7 @@ pub fn flops() -> u64 {
 }
 
 /// Count `outputs` sums of `terms` products each.
-pub(super) fn count(outputs: usize, terms: usize) {
+pub(crate) fn count(outputs: usize, terms: usize) {
     TOTAL.set(TOTAL.get() + 2 * outputs as u64 * terms as u64);
 }
 

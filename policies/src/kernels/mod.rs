@@ -58,7 +58,7 @@ pub use backend::{AdamStep, AttentionConfig, ConvAct, KernelBackend, NormAct, Wi
 pub use flops::flops;
 pub use moves::{MoveBackend, Places};
 
-use flops::count;
+pub(crate) use flops::count;
 
 use burn::tensor::{Tensor, TensorPrimitive};
 use std::sync::Arc;

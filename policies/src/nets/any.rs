@@ -74,7 +74,32 @@ impl SegmenterConfig {
         let nearest = [0, 1, 2].map(|a| window[a].next_multiple_of(divisor[a]).max(divisor[a]));
         require(nearest == window, || {
             format!("a window of {window:?} voxels is not divisible by the network's strides {divisor:?}; choose for example {nearest:?}")
-        })
+        })?;
+        // PyTorch refuses that too, in the forward pass.
+        require(window != divisor || !self.norms_single_channels(), || {
+            let [d, h, w] = divisor;
+            format!(
+                "a window of {window:?} voxels is a single voxel of the coarsest map, and a norm of one value is 0: nothing there could learn; choose for \
+                 example {:?}, or fewer levels",
+                [2 * d, h, w]
+            )
+        })?;
+        match self {
+            Self::SwinUnetr(config) => config.check_attention(window),
+            Self::Unetr(config) => config.check_attention(window),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the coarsest map is normalised with each channel of a sub-volume by itself.
+    fn norms_single_channels(&self) -> bool {
+        match self {
+            Self::ResidualUnet(config) => config.norms_single_channels(),
+            // The last also over the batch, which may be one sub-volume.
+            Self::SwinUnetr(_) | Self::ResidualEncoderUnet(_) | Self::DynUnet(_) | Self::Unet3d(_) => true,
+            // Its coarsest map is the transformer's, with layer norms.
+            Self::Unetr(_) => false,
+        }
     }
 
     /// What each side of a window must be divisible by.
@@ -239,7 +264,7 @@ impl<B: KernelBackend> AnySegmenter<B> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::vit::VitConfig;
+    use super::super::{NormKind, vit::VitConfig};
     use super::*;
     use crate::weights;
     use burn::backend::Flex;
@@ -323,6 +348,45 @@ pub(crate) mod tests {
         let swin = SegmenterConfig::SwinUnetr(SwinUnetrConfig::default());
         assert!(swin.check([96, 96, 64]).is_ok());
         assert!(swin.check([96, 96, 48]).unwrap_err().to_string().contains("[96, 96, 64]"));
+    }
+
+    #[test]
+    fn windows_that_are_one_voxel_of_the_coarsest_map_are_refused_where_its_norm_would_be_0() {
+        let norm = |norm, norm_groups| {
+            let widths = vec![8, 8];
+            SegmenterConfig::ResidualUnet(ResidualUNetConfig { widths, blocks: vec![1, 1], norm, norm_groups, ..Default::default() })
+        };
+        let mut learn_nothing = each_kind()[1..5].to_vec();
+        learn_nothing.extend([norm(NormKind::Instance, 1), norm(NormKind::Group, 8)]);
+        for config in learn_nothing {
+            let [d, h, w] = config.divisor();
+            let error = config.check([d, h, w]).unwrap_err().to_string();
+            assert!(error.contains("single voxel") && error.contains(&format!("{:?}", [2 * d, h, w])), "{error}");
+            assert!(config.check([2 * d, h, w]).is_ok());
+        }
+        for config in [each_kind()[5].clone(), norm(NormKind::Group, 4), norm(NormKind::Batch, 1)] {
+            assert!(config.check(config.divisor()).is_ok());
+        }
+    }
+
+    #[test]
+    fn attention_that_would_fill_the_memory_is_refused_with_a_sentence() {
+        let unetr = |heads| {
+            SegmenterConfig::Unetr(UnetrConfig {
+                vit: VitConfig { patch: 2, width: 48, heads, ..VitConfig::default() },
+                ..Default::default()
+            })
+        };
+        // 13,824 tokens: 12 heads would hold 8.5 GiB of scores.
+        let error = unetr(12).check([48, 48, 48]).unwrap_err().to_string();
+        assert!(error.contains("8.5 GiB") && error.contains("multiple of 8"), "{error}");
+        assert!(unetr(12).check([24, 24, 24]).is_ok() && unetr(6).check([48, 48, 48]).is_ok());
+        let swin = |feature_size| {
+            let config = SwinUnetrConfig { feature_size, window: 16, ..SwinUnetrConfig::default() };
+            SegmenterConfig::SwinUnetr(config).check([96, 96, 96])
+        };
+        assert!(swin(36).unwrap_err().to_string().contains("GiB"));
+        assert!(swin(48).is_ok());
     }
 
     #[test]

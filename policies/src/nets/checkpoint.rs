@@ -70,6 +70,10 @@ impl<B: AutodiffBackend + KernelBackend> Runner<B> for Tape<B> {
         inputs: [Tensor<B, 5>; N],
         forward: fn(&M, [Tensor<B, 5>; N]) -> Tensor<B, 5>,
     ) -> Tensor<B, 5> {
+        // A frozen part of what nobody asks a gradient of has nothing to carry back, as a finished Focus while Glance learns.
+        if !inputs.iter().any(Tensor::is_require_grad) && !learns(part) {
+            return forward(part, inputs);
+        }
         // Without gradients nothing in between is kept.
         let frozen = part.clone().no_grad();
         let output = forward(&frozen, inputs.clone().map(Tensor::detach)).detach().require_grad();
@@ -96,6 +100,19 @@ impl<B: AutodiffBackend> Tape<B> {
     }
 }
 
+/// Whether any weight of the part asks for a gradient.
+fn learns<B: AutodiffBackend>(part: &impl Module<B>) -> bool {
+    struct Learns(bool);
+    impl<B: AutodiffBackend> ModuleVisitor<B> for Learns {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+            self.0 |= param.val().is_require_grad();
+        }
+    }
+    let mut visitor = Learns(false);
+    part.visit(&mut visitor);
+    visitor.0
+}
+
 fn add<B: AutodiffBackend, const D: usize>(x: &Tensor<B, D>, from: &B::Gradients, to: &mut B::Gradients) {
     if let Some(found) = x.grad(from) {
         let sum = match x.grad(to) {
@@ -114,5 +131,30 @@ struct AddParameters<'a, B: AutodiffBackend> {
 impl<B: AutodiffBackend> ModuleVisitor<B> for AddParameters<'_, B> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         add(&param.val(), self.from, self.to);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::B;
+    use super::super::{Init, SwinUnetrConfig};
+    use super::*;
+
+    #[test]
+    fn what_nobody_learns_from_is_not_run_again() {
+        let config = SwinUnetrConfig { feature_size: 2, depths: [1; 4], heads: [1; 4], window: 2, ..SwinUnetrConfig::default() };
+        let model = config.init::<B>(1, 2, &Init::new(0, "focus", &Default::default())).unwrap();
+        let x = Tensor::<B, 5>::ones([1, 1, 64, 32, 32], &Default::default());
+        let look = |model: &crate::nets::SwinUnetr<B>, x: &Tensor<B, 5>| {
+            let mut tape = Tape::default();
+            let logits = model.forward(x.clone(), &mut tape);
+            (tape.parts.len(), logits.is_require_grad(), logits.into_data())
+        };
+        let (parts, asks, logits) = look(&model, &x);
+        assert!(parts > 0 && asks);
+        let frozen = model.no_grad();
+        assert_eq!(look(&frozen, &x), (0, false, logits.clone()));
+        // The input's gradient goes through a frozen network, through each of its parts.
+        assert_eq!(look(&frozen, &x.require_grad()), (parts, true, logits));
     }
 }

@@ -12,14 +12,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::monai::{OutBlock, UnetBlock, UpBlock};
-use super::{ConfigError, Init, require, require_channels};
+use super::{ConfigError, Init, require, require_channels, require_levels};
 use crate::kernels::KernelBackend;
 
 /// MONAI's DynUNet: 3x3x3 kernels, instance norm, leaky ReLU 0.01, residual blocks on the way down.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DynUnetConfig {
-    /// Channels of each level, finest first, at least 3 levels. Default [32, 64, 128, 256, 320].
+    /// Channels of each level, finest first: 1 to 8192, 3 to 8 levels. Default [32, 64, 128, 256, 320].
     pub widths: Vec<usize>,
     /// Stride of each level per axis, each 1 or 2. Default (empty): 1 for the first level, 2 for the others; the first must be 1.
     pub strides: Vec<[usize; 3]>,
@@ -35,8 +35,7 @@ impl DynUnetConfig {
     /// Refuse what no network can be made of.
     pub fn check(&self) -> Result<(), ConfigError> {
         let Self { widths, strides } = self;
-        require(widths.len() >= 3, || format!("widths = {widths:?} has {} levels, a DynUNet has at least 3", widths.len()))?;
-        require(widths.iter().all(|&w| w > 0), || format!("widths = {widths:?} must be at least 1 each"))?;
+        require_levels("DynUNet", widths, 3)?;
         super::check_strides(strides, widths)?;
         require(strides.first().is_none_or(|s| *s == [1; 3]), || {
             format!(
@@ -167,6 +166,8 @@ mod tests {
         for (config, part) in [
             (DynUnetConfig { widths: vec![8, 16], ..base() }, "at least 3"),
             (DynUnetConfig { widths: vec![8, 0, 16], ..base() }, "at least 1"),
+            (DynUnetConfig { widths: vec![4; 65], ..base() }, "at most 8"),
+            (DynUnetConfig { widths: vec![8, 16, 4_000_000_000], ..base() }, "at most 8192"),
             (DynUnetConfig { strides: vec![[1; 3]], ..base() }, "differ in length"),
             (DynUnetConfig { strides: vec![[2; 3]; 5], ..base() }, "begin with [1, 1, 1]"),
             (DynUnetConfig { strides: vec![[1, 1, 3]; 5], ..base() }, "1 or 2"),

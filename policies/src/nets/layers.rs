@@ -118,6 +118,8 @@ impl<B: Backend> Linear<B> {
 
     /// `x_NI` -> `[N, O]`, for a few rows.
     pub fn forward(&self, x_NI: Tensor<B, 2>) -> Tensor<B, 2> {
+        let ([rows, from], to) = (x_NI.dims(), self.weight.dims()[0]);
+        kernels::count(rows * to, from);
         x_NI.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
     }
 }
@@ -270,6 +272,20 @@ mod tests {
         }
         let uniform = values(place.uniform("u", [10_000], 0.5).val());
         assert!(uniform.iter().all(|v| v.abs() <= 0.5) && uniform.iter().any(|v| *v > 0.45) && uniform.iter().any(|v| *v < -0.45));
+    }
+
+    #[test]
+    fn both_ways_through_a_linear_layer_count_its_arithmetic() {
+        let layer = Linear::<Flex>::new(&Init::new(0, "net", &FlexDevice), 3, 5);
+        let before = kernels::flops();
+        layer.forward(Tensor::zeros([7, 3], &FlexDevice));
+        assert_eq!(kernels::flops() - before, 2 * 7 * 3 * 5);
+        layer.forward_rows(Tensor::<Flex, 2>::zeros([7, 3], &FlexDevice));
+        assert_eq!(kernels::flops() - before, 2 * (2 * 7 * 3 * 5));
+        // Of a head on cells every cell is judged.
+        let before = kernels::flops();
+        Pooling::Cells.judge(Tensor::zeros([2, 3, 2, 2, 4], &FlexDevice), &layer);
+        assert_eq!(kernels::flops() - before, 2 * (2 * 2 * 2 * 4) * 3 * 5);
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub use swin::{PatchMerging, SwinUnetr, SwinUnetrConfig};
 pub use unet3d::{Unet3d, Unet3dConfig};
 pub use unetr::{Unetr, UnetrConfig};
 
+use std::ops::RangeInclusive;
+
 #[cfg(test)]
 pub(crate) mod golden;
 
@@ -42,6 +44,59 @@ pub struct ConfigError(pub String);
 /// `Err` with this sentence unless `ok`.
 fn require(ok: bool, sentence: impl FnOnce() -> String) -> Result<(), ConfigError> {
     if ok { Ok(()) } else { Err(ConfigError(sentence())) }
+}
+
+/// Channels of a level. A convolution between levels of the most has 1.8 thousand million weights.
+const WIDTHS: RangeInclusive<usize> = 1..=8192;
+/// Blocks, or convolutions, of a level.
+const BLOCKS: RangeInclusive<usize> = 1..=64;
+/// Most levels of a U-Net: sides are then multiples of up to 128 voxels.
+const MOST_LEVELS: usize = 8;
+/// Longest side of a kernel.
+const MOST_KERNEL: usize = 31;
+
+/// Most scores of attention that may exist at once for a sub-volume, 1 GiB.
+const MOST_SCORES: usize = 1 << 28;
+
+/// Every one of `values` lies within `range`.
+fn require_within(name: &str, values: &[usize], range: RangeInclusive<usize>) -> Result<(), ConfigError> {
+    let (least, most) = (range.start(), range.end());
+    require(values.iter().all(|value| range.contains(value)), || match values {
+        [one] => format!("{name} = {one}; choose at least {least} and at most {most}"),
+        _ => format!("{name} = {values:?}; choose at least {least} and at most {most} each"),
+    })
+}
+
+/// Channels of each level of `a` network, which has `least` levels or more.
+fn require_levels(a: &str, widths: &[usize], least: usize) -> Result<(), ConfigError> {
+    let levels = widths.len();
+    require((least..=MOST_LEVELS).contains(&levels), || {
+        format!("widths = {widths:?} has {levels} levels, a {a} has at least {least} and at most {MOST_LEVELS}")
+    })?;
+    require_within("widths", widths, WIDTHS)
+}
+
+/// Sides of kernels in voxels.
+fn require_kernels(name: &str, sides: &[usize]) -> Result<(), ConfigError> {
+    let unfit = sides.iter().find(|&&side| side % 2 == 0 || side > MOST_KERNEL);
+    require(unfit.is_none(), || {
+        let side = unfit.copied().unwrap_or_default();
+        let what = if side % 2 == 0 { "is even" } else { "is too long" };
+        format!("{name}: a side of {side} voxels {what}; choose odd sides, at most {MOST_KERNEL}")
+    })
+}
+
+/// Attention of `tokens` to `length` tokens each. With heads of a multiple of 8 channels scores exist for a few rows at a time; others hold all of
+/// them, several times over in training.
+fn require_scores([width, heads]: [usize; 2], tokens: usize, length: usize) -> Result<(), ConfigError> {
+    let (per_head, scores) = (width / heads.max(1), tokens.saturating_mul(length).saturating_mul(heads));
+    require(per_head.is_multiple_of(8) || scores <= MOST_SCORES, || {
+        let gib = scores as f64 / MOST_SCORES as f64;
+        format!(
+            "{heads} heads of {per_head} channels need {gib:.1} GiB for the attention of {tokens} tokens to {length} each; choose heads of a multiple of 8 \
+             channels, which need next to nothing, or fewer tokens"
+        )
+    })
 }
 
 /// Input channels (intensity windows) and classes that a network can have.

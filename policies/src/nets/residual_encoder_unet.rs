@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::{Conv3d, ConvInit, ConvTranspose3d, avg_pool3d};
 use super::monai::InstanceNorm;
-use super::{ConfigError, Init, require, require_channels};
+use super::{ConfigError, Init, require, require_channels, require_kernels, require_levels, require_within};
 use crate::kernels::KernelBackend;
 
 const CONV_INIT: ConvInit = ConvInit::FanIn { negative_slope: 0.01 };
@@ -23,16 +23,16 @@ const CONV_INIT: ConvInit = ConvInit::FanIn { negative_slope: 0.01 };
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResidualEncoderUnetConfig {
-    /// Channels of each level, finest first, at least 2 levels. Default [32, 64, 128, 256, 320, 320] (nnU-Net's "M").
+    /// Channels of each level, finest first: 1 to 8192, 2 to 8 levels. Default [32, 64, 128, 256, 320, 320] (nnU-Net's "M").
     pub widths: Vec<usize>,
-    /// Residual blocks of each level, at least 1. Default [1, 3, 4, 6, 6, 6].
+    /// Residual blocks of each level, 1 to 64. Default [1, 3, 4, 6, 6, 6].
     pub blocks: Vec<usize>,
     /// Stride of each level per axis, each 1 or 2, as in the plans' `strides`. Default (empty): 1 for the first level, 2 for the others; the
     /// first must be 1.
     pub strides: Vec<[usize; 3]>,
-    /// Sides of each level's kernels, odd, as in the plans' `kernel_sizes`. Default (empty): 3x3x3 everywhere.
+    /// Sides of each level's kernels, odd, at most 31, as in the plans' `kernel_sizes`. Default (empty): 3x3x3 everywhere.
     pub kernels: Vec<[usize; 3]>,
-    /// Convolutions of each level of the decoder, at least 1. Default 1.
+    /// Convolutions of each level of the decoder, 1 to 64. Default 1.
     pub decoder_convs: usize,
 }
 
@@ -52,13 +52,11 @@ impl ResidualEncoderUnetConfig {
     /// Refuse what no network can be made of.
     pub fn check(&self) -> Result<(), ConfigError> {
         let Self { widths, blocks, strides, kernels, .. } = self;
-        require(widths.len() >= 2, || format!("widths = {widths:?} has {} levels, a U-Net has at least 2", widths.len()))?;
+        require_levels("U-Net", widths, 2)?;
         require(blocks.len() == widths.len(), || {
             format!("blocks = {blocks:?} and widths = {widths:?} differ in length; give one of each for every level")
         })?;
-        require(widths.iter().chain(blocks).all(|&n| n > 0), || {
-            format!("blocks = {blocks:?} and widths = {widths:?} must be at least 1 each")
-        })?;
+        require_within("blocks", blocks, super::BLOCKS)?;
         super::check_strides(strides, widths)?;
         require(strides.first().is_none_or(|s| *s == [1; 3]), || {
             format!("strides = {strides:?} begin with {:?}; nnU-Net's finest level has the input's grid: begin with [1, 1, 1]", strides[0])
@@ -66,10 +64,8 @@ impl ResidualEncoderUnetConfig {
         require(kernels.is_empty() || kernels.len() == widths.len(), || {
             format!("kernels = {kernels:?} and widths = {widths:?} differ in length; give one of each for every level, or no kernels")
         })?;
-        require(kernels.iter().flatten().all(|&k| k % 2 == 1 && k <= 31), || {
-            format!("kernels = {kernels:?}; each side is odd, at most 31")
-        })?;
-        require(self.decoder_convs > 0, || "decoder_convs = 0; choose at least 1".to_owned())
+        require_kernels("kernels", kernels.as_flattened())?;
+        require_within("decoder_convs", &[self.decoder_convs], super::BLOCKS)
     }
 
     /// What each side of a sub-volume must be divisible by.
@@ -327,6 +323,11 @@ mod tests {
             (ResidualEncoderUnetConfig { kernels: vec![[3; 3]], ..base() }, "differ in length"),
             (ResidualEncoderUnetConfig { kernels: vec![[2; 3]; 6], ..base() }, "odd"),
             (ResidualEncoderUnetConfig { decoder_convs: 0, ..base() }, "decoder_convs"),
+            (ResidualEncoderUnetConfig { widths: vec![4; 65], blocks: vec![1; 65], ..base() }, "at most 8"),
+            (ResidualEncoderUnetConfig { widths: vec![8, 4_000_000_000], blocks: vec![1, 1], ..base() }, "at most 8192"),
+            (ResidualEncoderUnetConfig { blocks: vec![1, 1, 1, 1, 1, 65], ..base() }, "at most 64"),
+            (ResidualEncoderUnetConfig { kernels: vec![[33, 3, 3]; 6], ..base() }, "at most 31"),
+            (ResidualEncoderUnetConfig { decoder_convs: usize::MAX, ..base() }, "at most 64"),
         ] {
             let error = config.check().unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::{Conv3d, ConvInit, ConvTranspose3d, upsample_trilinear};
 use super::norm::{Mode, Norm, NormConfig, NormKind};
-use super::{ConfigError, Init, require, require_channels};
+use super::{ConfigError, Init, require, require_channels, require_kernels, require_levels, require_within};
 use crate::kernels::{self, KernelBackend};
 
 /// How a coarse level becomes as fine as the next.
@@ -31,14 +31,14 @@ pub enum Upsampling {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResidualUNetConfig {
-    /// Channels of each level, finest first, at least 2 levels. Default [8, 24, 48].
+    /// Channels of each level, finest first: 1 to 8192, 2 to 8 levels. Default [8, 24, 48].
     pub widths: Vec<usize>,
-    /// Residual blocks of each level of the encoder, at least 1. Default [1, 2, 3]: deep levels are cheap and see the context.
+    /// Residual blocks of each level of the encoder, 1 to 64. Default [1, 2, 3]: deep levels are cheap and see the context.
     pub blocks: Vec<usize>,
     /// Stride of each level per axis, finest first, each 1 or 2. Default (empty): 1 for the first level, 2 for the others. A first level
     /// of 2 makes everything about eight times cheaper and the mask's edge coarser.
     pub strides: Vec<[usize; 3]>,
-    /// Side of the first convolution's kernel in voxels, odd. Default 3.
+    /// Side of the first convolution's kernel in voxels, odd, at most 31. Default 3.
     pub stem_kernel: usize,
     /// Normalisation: "group" (default), "instance" (nnU-Net) or "batch".
     pub norm: NormKind,
@@ -48,7 +48,7 @@ pub struct ResidualUNetConfig {
     pub negative_slope: f64,
     /// Way up: "transposed" (default) or "trilinear".
     pub upsampling: Upsampling,
-    /// Convolutions of each level of the decoder, at least 1. Default 1: most of the cost is in the finest level.
+    /// Convolutions of each level of the decoder, 1 to 64. Default 1: most of the cost is in the finest level.
     pub decoder_convs: usize,
     /// Share of lesion voxels that the untrained network expects, above 0 and below 1. Default 0.02: most voxels are background, and from
     /// even odds (0.5 for two classes) the first hundreds of steps only teach that.
@@ -76,20 +76,17 @@ impl ResidualUNetConfig {
     /// Refuse what no network can be made of.
     pub fn check(&self) -> Result<(), ConfigError> {
         let Self { widths, blocks, strides, .. } = self;
-        let levels = widths.len();
-        require(levels >= 2, || format!("widths = {widths:?} has {levels} levels, a U-Net has at least 2"))?;
-        require(blocks.len() == levels, || {
+        require_levels("U-Net", widths, 2)?;
+        require(blocks.len() == widths.len(), || {
             format!("blocks = {blocks:?} and widths = {widths:?} differ in length; give one of each for every level")
         })?;
         super::check_strides(strides, widths)?;
-        require(blocks.iter().chain(widths).all(|&n| n > 0), || {
-            format!("blocks = {blocks:?} and widths = {widths:?} must be at least 1 each")
-        })?;
-        require(self.stem_kernel % 2 == 1, || format!("stem_kernel = {} is even; choose an odd side", self.stem_kernel))?;
+        require_within("blocks", blocks, super::BLOCKS)?;
+        require_kernels("stem_kernel", &[self.stem_kernel])?;
         require((0.0..1.0).contains(&self.negative_slope), || {
             format!("negative_slope = {}; choose at least 0 and below 1", self.negative_slope)
         })?;
-        require(self.decoder_convs > 0, || "decoder_convs = 0; choose at least 1".to_owned())?;
+        require_within("decoder_convs", &[self.decoder_convs], super::BLOCKS)?;
         require(self.foreground_prior > 0.0 && self.foreground_prior < 1.0, || {
             format!("foreground_prior = {}; choose above 0 and below 1", self.foreground_prior)
         })?;
@@ -104,6 +101,15 @@ impl ResidualUNetConfig {
     /// Stride of each level.
     pub fn level_strides(&self) -> Vec<[usize; 3]> {
         super::level_strides(&self.strides, self.widths.len())
+    }
+
+    /// Whether the coarsest map is normalised with each channel of a sub-volume by itself.
+    pub(super) fn norms_single_channels(&self) -> bool {
+        match self.norm {
+            NormKind::Group => self.widths.last() == Some(&self.norm_groups),
+            NormKind::Instance => true,
+            NormKind::Batch => false,
+        }
     }
 
     fn norm(&self) -> NormConfig {
@@ -422,6 +428,11 @@ mod tests {
             (ResidualUNetConfig { negative_slope: f64::NAN, ..base() }, "negative_slope"),
             (ResidualUNetConfig { decoder_convs: 0, ..base() }, "decoder_convs"),
             (ResidualUNetConfig { foreground_prior: 0.0, ..base() }, "foreground_prior"),
+            (ResidualUNetConfig { widths: vec![4; 65], blocks: vec![1; 65], ..base() }, "at most 8"),
+            (ResidualUNetConfig { widths: vec![8, 24, 4_000_000_000], ..base() }, "at most 8192"),
+            (ResidualUNetConfig { blocks: vec![1, 2, 65], ..base() }, "at most 64"),
+            (ResidualUNetConfig { stem_kernel: 100_001, ..base() }, "at most 31"),
+            (ResidualUNetConfig { decoder_convs: 65, ..base() }, "at most 64"),
         ] {
             let error = config.check().unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::{Conv3d, ConvInit, Linear, Pooling, max_pool3d, subsample};
 use super::norm::{Mode, Norm, NormConfig, NormKind};
-use super::{ConfigError, Init, require, require_channels};
+use super::{ConfigError, Init, require, require_channels, require_kernels, require_within};
 use crate::kernels::KernelBackend;
 
 /// The path around a block that changes the shape.
@@ -28,11 +28,11 @@ pub enum Shortcut {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResNetConfig {
-    /// Basic blocks of each stage, 1 to 4 stages. Default [1, 1, 1]; ResNet-10 is [1, 1, 1, 1], -18 [2, 2, 2, 2], -34 [3, 4, 6, 3].
+    /// Basic blocks of each stage, 1 to 64; 1 to 4 stages. Default [1, 1, 1]; ResNet-10 is [1, 1, 1, 1], -18 [2, 2, 2, 2], -34 [3, 4, 6, 3].
     pub blocks: Vec<usize>,
-    /// Channels of each stage. Default [8, 16, 32]; published [64, 128, 256, 512]. Cost grows with the square.
+    /// Channels of each stage, 1 to 8192. Default [8, 16, 32]; published [64, 128, 256, 512]. Cost grows with the square.
     pub widths: Vec<usize>,
-    /// Side of the first convolution's kernel in voxels, odd. Default 3; published 7.
+    /// Side of the first convolution's kernel in voxels, odd, at most 31. Default 3; published 7.
     pub stem_kernel: usize,
     /// Stride of the first convolution, 1 or 2. Default 2; published 1, which costs about eight times as much.
     pub stem_stride: usize,
@@ -96,13 +96,12 @@ impl ResNetConfig {
         require(self.widths.len() == stages, || {
             format!("widths = {:?} and blocks = {:?} differ in length; give one of each for every stage", self.widths, self.blocks)
         })?;
-        require(self.blocks.iter().chain(&self.widths).all(|&n| n > 0), || {
-            format!("blocks = {:?} and widths = {:?} must be at least 1 each", self.blocks, self.widths)
-        })?;
+        require_within("blocks", &self.blocks, super::BLOCKS)?;
+        require_within("widths", &self.widths, super::WIDTHS)?;
         require(self.shortcut == Shortcut::B || self.widths.is_sorted(), || {
             format!("widths = {:?} shrink, shortcut \"A\" can only add channels; choose shortcut \"B\" or growing widths", self.widths)
         })?;
-        require(self.stem_kernel % 2 == 1, || format!("stem_kernel = {} is even; choose an odd side", self.stem_kernel))?;
+        require_kernels("stem_kernel", &[self.stem_kernel])?;
         require((1..=2).contains(&self.stem_stride), || format!("stem_stride = {}; choose 1 or 2", self.stem_stride))?;
         self.norm().check(&self.widths)
     }
@@ -396,6 +395,9 @@ mod tests {
             (ResNetConfig { norm_groups: 0, ..base() }, "not divisible by norm_groups = 0"),
             (ResNetConfig { widths: vec![32, 16, 8], shortcut: Shortcut::A, ..base() }, "shrink"),
             (ResNetConfig { stem_kernel: 4, ..base() }, "even"),
+            (ResNetConfig { stem_kernel: 100_001, ..base() }, "at most 31"),
+            (ResNetConfig { widths: vec![8, 16, 4_000_000_000], ..base() }, "at most 8192"),
+            (ResNetConfig { blocks: vec![1, 1, usize::MAX], ..base() }, "at most 64"),
             (ResNetConfig { stem_stride: 3, ..base() }, "choose 1 or 2"),
         ] {
             let error = config.check().unwrap_err().to_string();

@@ -22,7 +22,7 @@ const CONV_INIT: ConvInit = ConvInit::FanIn { negative_slope: 0.0 };
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Unet3dConfig {
-    /// Channels of the finest level, even; each level doubles them. Default 64 (19 M parameters).
+    /// Channels of the finest level, even; each level doubles them, to 8192 at most. Default 64 (19 M parameters).
     pub width: usize,
     /// Levels, 2 to 6. Default 4.
     pub levels: usize,
@@ -37,10 +37,11 @@ impl Default for Unet3dConfig {
 impl Unet3dConfig {
     /// Refuse what no network can be made of.
     pub fn check(&self) -> Result<(), ConfigError> {
-        require(self.width.is_multiple_of(2) && (2..=1024).contains(&self.width), || {
-            format!("width = {}; choose an even number from 2 to 1024", self.width)
-        })?;
-        require((2..=6).contains(&self.levels), || format!("levels = {}; choose 2 to 6", self.levels))
+        require((2..=6).contains(&self.levels), || format!("levels = {}; choose 2 to 6", self.levels))?;
+        let most = super::WIDTHS.end() >> (self.levels - 1);
+        require(self.width.is_multiple_of(2) && (2..=most).contains(&self.width), || {
+            format!("width = {}; choose an even number from 2 to {most} (of {} levels the last has at most 8192)", self.width, self.levels)
+        })
     }
 
     /// What each side of a sub-volume must be divisible by.
@@ -214,7 +215,9 @@ mod tests {
 
     #[test]
     fn impossible_configs_are_refused_with_a_sentence() {
-        for (width, levels, part) in [(3, 4, "even"), (0, 4, "even"), (8, 1, "levels"), (8, 7, "levels")] {
+        for (width, levels, part) in
+            [(3, 4, "even"), (0, 4, "even"), (8, 1, "levels"), (8, 7, "levels"), (514, 5, "2 to 512"), (8, 65, "levels")]
+        {
             let error = Unet3dConfig { width, levels }.check().unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }

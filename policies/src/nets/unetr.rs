@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 use super::layers::ConvTranspose3d;
 use super::monai::{OutBlock, UnetrBlock, UpBlock};
 use super::vit::{Vit, VitConfig};
-use super::{ConfigError, Init, require, require_channels};
+use super::{ConfigError, Init, require, require_channels, require_scores};
 use crate::kernels::KernelBackend;
 
 /// UNETR on a 3D vision transformer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UnetrConfig {
-    /// Channels of the finest map; each coarser one has twice as many. Default 16.
+    /// Channels of the finest map, 1 to 512; each coarser one has twice as many. Default 16.
     pub feature_size: usize,
     /// The transformer. Its `patch` must be 2, 4, 8, 16 or 32, its `depth` at least the number of halvings to a patch. The published UNETR
     /// has `width = 768`, `heads = 12`.
@@ -46,6 +46,12 @@ impl UnetrConfig {
         require(depth >= self.halvings(), || {
             format!("vit.depth = {depth}; a patch of {patch} needs hidden states of {} depths: choose at least as many", self.halvings())
         })
+    }
+
+    /// Refuse windows of more tokens than attention has memory for.
+    pub fn check_attention(&self, window: [usize; 3]) -> Result<(), ConfigError> {
+        let tokens = window.iter().map(|side| side / self.vit.patch).fold(1, usize::saturating_mul);
+        require_scores([self.vit.width, self.vit.heads], tokens, tokens)
     }
 
     /// What each side of a sub-volume must be divisible by.

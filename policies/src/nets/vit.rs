@@ -20,15 +20,16 @@ use crate::kernels::{self, KernelBackend};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VitConfig {
-    /// Side of a patch in voxels; divides the sides of the sub-volume. Default 16.
+    /// Side of a patch in voxels, 1 to 64; divides the sides of the sub-volume. Default 16.
     pub patch: usize,
-    /// Channels of a token, divisible by 6 (sine and cosine of three axes) and by `heads`. Default 384.
+    /// Channels of a token, at most 8192, divisible by 6 (sine and cosine of three axes) and by `heads`. Default 384.
     pub width: usize,
-    /// Transformer blocks, at least 1. Default 12.
+    /// Transformer blocks, 1 to 128. Default 12.
     pub depth: usize,
-    /// Attention heads. Default 6.
+    /// Attention heads. Those of a multiple of 8 channels are fastest and need least memory; with others, UNETR refuses windows whose scores need
+    /// more than 1 GiB a sub-volume. Default 6.
     pub heads: usize,
-    /// Hidden units of a block's MLP, in multiples of `width`. Default 4.
+    /// Hidden units of a block's MLP, in multiples of `width`, 1 to 64. Default 4.
     pub mlp_ratio: usize,
 }
 
@@ -38,15 +39,17 @@ impl Default for VitConfig {
     }
 }
 
-/// The decoder of masked auto-encoding. The default is MiM's (34.5 M parameters).
+/// The decoder of masked auto-encoding. The default is MiM's (34.5 M parameters), whose heads of 36 channels are no multiple of 8: each block
+/// holds the scores of all pairs of tokens, 16 heads of 4 bytes. That is 3 MB for the 216 patches of a 96 x 96 x 96 sub-volume, and grows with the
+/// square of their number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MaeDecoderConfig {
     /// Channels of a token, divisible by 6 and by `heads`. Default 576.
     pub width: usize,
-    /// Transformer blocks, at least 1. Default 8.
+    /// Transformer blocks, 1 to 128. Default 8.
     pub depth: usize,
-    /// Attention heads. Default 16.
+    /// Attention heads. Default 16; 12 or 18 have heads of a multiple of 8 channels, which hold no scores.
     pub heads: usize,
 }
 

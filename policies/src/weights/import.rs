@@ -56,19 +56,23 @@ impl Source {
         self.tensors.iter().map(|t| t.values.len()).sum()
     }
 
-    /// The tensors under our names, each once.
+    /// The tensors under our names, each once. Values are compared bit by bit: a NaN listed twice is one NaN, and refused as such.
     fn named(self, layout: Layout) -> Result<Vec<NamedTensor>, Error> {
         let mut named: BTreeMap<String, NamedTensor> = BTreeMap::new();
         for tensor in self.tensors {
             let Some(name) = layout.own(&tensor.name) else { continue };
             let tensor = NamedTensor { name: name.clone(), ..tensor };
-            if named.get(&name).is_some_and(|before| *before != tensor) {
+            if named.get(&name).is_some_and(|before| !same_bits(before, &tensor)) {
                 return Err(Error::Twice(name));
             }
             named.insert(name, tensor);
         }
         Ok(named.into_values().collect())
     }
+}
+
+fn same_bits(a: &NamedTensor, b: &NamedTensor) -> bool {
+    a.shape == b.shape && a.values.iter().map(|v| v.to_bits()).eq(b.values.iter().map(|v| v.to_bits()))
 }
 
 /// The module with the weights of `source`, where they cover at least `at_least` (0 to 1) of the parameters within `scope`; otherwise an error
@@ -211,6 +215,18 @@ mod tests {
         let source = |value| Source { tensors: vec![one("module.a", 1.0), one("a", value)], ..Source::default() };
         assert_eq!(source(1.0).named(Layout::Own).unwrap().len(), 1);
         assert!(source(2.0).named(Layout::Own).unwrap_err().to_string().contains("a twice"));
+    }
+
+    #[test]
+    fn a_nan_listed_twice_is_a_nan_and_no_contradiction() {
+        let config = &each_kind()[0];
+        let mut tensors = published(config, 1, "");
+        tensors[0].values[0] = f32::NAN;
+        let again = tensors.iter().map(|t| NamedTensor { name: format!("module.{}", t.name), ..t.clone() }).collect::<Vec<_>>();
+        tensors.extend(again);
+        let source = Source { tensors, ..Source::default() };
+        let error = import(net(config, 2), source, config.layout(), &Scope::Whole, 1.0).unwrap_err();
+        assert!(matches!(error, Error::NotFinite(_)), "{error}");
     }
 
     #[test]

@@ -40,6 +40,16 @@ pub struct Pickle {
 /// What the reader met, in words.
 pub type Problem = String;
 
+/// Longest name of a class or function. A pickle may say a long one once and refer to it a million times, and each is a copy.
+const CLASS_BYTES: usize = 256;
+
+fn class(module: &str, name: &str) -> Result<Value, Problem> {
+    match module.len().saturating_add(name.len()) {
+        length if length > CLASS_BYTES => Err(format!("a class with a name of {length} bytes, more than {CLASS_BYTES}")),
+        _ => Ok(Value::Global(format!("{module}.{name}"))),
+    }
+}
+
 impl Pickle {
     /// Read a pickle of protocol 2 to 5.
     pub fn read(bytes: &[u8]) -> Result<Self, Problem> {
@@ -195,17 +205,16 @@ impl<'a> Machine<'a> {
                     self.recall(key)?;
                 }
                 b'c' => {
-                    let name = format!("{}.{}", self.line()?, self.line()?);
-                    self.push(Value::Global(name));
+                    let class = class(&self.line()?, &self.line()?)?;
+                    self.push(class);
                 }
                 0x93 => {
                     let (name, module) = (self.pop()?, self.pop()?);
-                    let text = |id: Id| match &self.values[id] {
-                        Value::Text(text) => Ok(text.clone()),
-                        other => Err(format!("a class named by {other:?}")),
+                    let class = match (&self.values[module], &self.values[name]) {
+                        (Value::Text(module), Value::Text(name)) => class(module, name)?,
+                        _ => return Err("a class whose name is no text".to_owned()),
                     };
-                    let name = format!("{}.{}", text(module)?, text(name)?);
-                    self.push(Value::Global(name));
+                    self.push(class);
                 }
                 b'Q' => {
                     let description = self.pop()?;
@@ -381,6 +390,25 @@ mod tests {
         let pickle = Pickle::read(b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.").unwrap();
         let Value::Call { function, .. } = pickle.get(pickle.root()) else { panic!() };
         assert_eq!(pickle.global(*function), Some("os.system"));
+    }
+
+    #[test]
+    fn long_names_of_classes_are_refused_before_they_are_copied() {
+        let named_by_stack = |length: usize| {
+            let mut pickle = b"\x80\x04X".to_vec();
+            pickle.extend((length as u32).to_le_bytes());
+            pickle.extend(vec![b'a'; length]);
+            // The text once, then a class named by it twice over, again and again.
+            pickle.extend(b"\x94");
+            (0..1000).for_each(|_| pickle.extend(b"h\x00h\x00\x93"));
+            pickle.extend(b".");
+            Pickle::read(&pickle)
+        };
+        assert!(named_by_stack(128).is_ok());
+        assert!(named_by_stack(129).unwrap_err().contains("258 bytes"));
+        let line = [b"c".as_slice(), &[b'a'; 300], b"\nb\n."].concat();
+        assert!(Pickle::read(&line).unwrap_err().contains("301 bytes"));
+        assert!(Pickle::read(b"K\x01K\x01\x93.").unwrap_err().contains("no text"));
     }
 
     #[test]

@@ -12,6 +12,11 @@ use super::{Error, NamedTensor, floats};
 
 /// Dictionaries in a checkpoint are not nested deeper than this.
 const DEPTH: usize = 32;
+/// Longest key of a dictionary or tensor, in bytes, and most axes of a tensor. A pickle says long ones once and refers to them a million times.
+const KEY_BYTES: usize = 1024;
+const RANK: usize = 8;
+/// Dictionaries that a message lists.
+const LISTED: usize = 10;
 
 /// What authors call the dictionary with the weights, the most telling first.
 const NAMES: [&str; 8] = ["state_dict", "network_weights", "model_state_dict", "model", "net", "network", "student", "weights"];
@@ -38,13 +43,14 @@ pub fn read(bytes: &[u8], key: Option<&str>) -> Result<Found, Error> {
         return Err(problem("big-endian numbers"));
     }
     let mut dicts = vec![];
-    collect(&pickle, pickle.root(), String::new(), 0, &mut HashSet::new(), &mut dicts)?;
-    let dict = choose(dicts, key)?;
+    collect(&pickle, pickle.root(), &mut vec![], &mut HashSet::new(), &mut dicts)?;
+    let dict = choose(&pickle, dicts, key)?;
     let mut storages = HashMap::new();
-    let (mut tensors, mut numbers) = (vec![], 0);
-    for (name, view) in dict.tensors {
-        // nnU-Net lists every weight four times; a small file that fills the memory lists one a million times.
-        numbers = view.shape.iter().fold(1usize, |n, side| n.saturating_mul(*side)).saturating_add(numbers);
+    let (mut tensors, mut numbers) = (vec![], 0usize);
+    for (name, arguments) in tensors_of(&pickle, dict.id) {
+        let view = View::of(&pickle, arguments)?;
+        // nnU-Net lists every weight four times; a small file that fills the memory lists one, or its name, a million times.
+        numbers = view.shape.iter().fold(1usize, |n, side| n.saturating_mul(*side)).saturating_add(name.len()).saturating_add(numbers);
         if numbers > bytes.len().saturating_mul(4) {
             return Err(problem(format!(
                 "tensors of more than {} numbers in a file of {} bytes",
@@ -56,7 +62,7 @@ pub fn read(bytes: &[u8], key: Option<&str>) -> Result<Found, Error> {
             tensors.push(tensor);
         }
     }
-    Ok(Found { key: dict.key, tensors })
+    Ok(Found { key: dict.key(&pickle), tensors })
 }
 
 fn problem(found: impl Into<String>) -> Error {
@@ -78,9 +84,14 @@ impl<'a> Archive<'a> {
     fn open(bytes: &'a [u8]) -> Result<Self, Error> {
         let damaged = |e| problem(format!("a damaged zip archive ({e})"));
         let zip = ZipArchive::from_slice(bytes).map_err(damaged)?;
-        let mut entries = HashMap::new();
+        let (mut entries, mut total) = (HashMap::new(), 0u64);
         let mut listed = zip.entries();
         while let Some(entry) = listed.next_entry().map_err(damaged)? {
+            // Several entries may be one place of the file; no program writes that, and all of them would be read.
+            total = total.saturating_add(entry.compressed_size_hint());
+            if total > bytes.len() as u64 {
+                return Err(problem(format!("a zip archive whose entries have more than its {} bytes", bytes.len())));
+            }
             if entry.compression_method() == CompressionMethod::Store {
                 entries.insert(String::from_utf8_lossy(entry.file_path().as_ref()).into_owned(), entry.wayfinder());
             }
@@ -105,111 +116,149 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// A dictionary with tensors in it.
+/// A dictionary with tensors in it. It is named by the keys on the way to it, which are no text before they are asked for: many dictionaries
+/// may lie below one long key.
 struct Dict {
-    key: String,
-    tensors: Vec<(String, View)>,
+    path: Vec<Id>,
+    id: Id,
+    /// How many.
+    tensors: usize,
 }
 
-/// All dictionaries below a value that hold tensors, each once however many others hold it.
-fn collect(pickle: &Pickle, id: Id, key: String, depth: usize, seen: &mut HashSet<Id>, found: &mut Vec<Dict>) -> Result<(), Error> {
-    let Value::Dict(items) = pickle.get(id) else { return Ok(()) };
-    if !seen.insert(id) {
+impl Dict {
+    fn key(&self, pickle: &Pickle) -> String {
+        self.path.iter().filter_map(|id| pickle.text(*id)).collect::<Vec<_>>().join(".")
+    }
+}
+
+/// The items of a dictionary that have a text for a key.
+fn items(pickle: &Pickle, id: Id) -> impl Iterator<Item = (Id, &str, Id)> {
+    let items = if let Value::Dict(items) = pickle.get(id) { &items[..] } else { &[] };
+    items.iter().filter_map(|&(key, value)| Some((key, pickle.text(key)?, value)))
+}
+
+/// Name and description of the tensors in a dictionary.
+fn tensors_of(pickle: &Pickle, id: Id) -> impl Iterator<Item = (&str, &[Id])> {
+    items(pickle, id).filter_map(|(_, name, value)| Some((name, description(pickle, value)?)))
+}
+
+/// All dictionaries below a value that hold tensors, each once however many others hold it. `path` leads to the value.
+fn collect(pickle: &Pickle, id: Id, path: &mut Vec<Id>, seen: &mut HashSet<Id>, found: &mut Vec<Dict>) -> Result<(), Error> {
+    if !matches!(pickle.get(id), Value::Dict(_)) || !seen.insert(id) {
         return Ok(());
     }
-    if depth > DEPTH {
+    if path.len() > DEPTH {
         return Err(problem(format!("dictionaries nested deeper than {DEPTH}")));
     }
-    let mut tensors = vec![];
-    for &(name, value) in items {
-        let Some(name) = pickle.text(name) else { continue };
-        match View::of(pickle, value) {
-            Some(view) => tensors.push((name.to_owned(), view?)),
-            None => {
-                let key = if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
-                collect(pickle, value, key, depth + 1, seen, found)?;
-            }
+    let mut tensors = 0;
+    for (key, name, value) in items(pickle, id) {
+        let is_tensor = description(pickle, value).is_some();
+        if (is_tensor || matches!(pickle.get(value), Value::Dict(_))) && name.len() > KEY_BYTES {
+            return Err(problem(format!("a key of {} bytes, more than {KEY_BYTES}", name.len())));
+        }
+        if is_tensor {
+            tensors += 1;
+        } else {
+            path.push(key);
+            collect(pickle, value, path, seen, found)?;
+            path.pop();
         }
     }
-    if !tensors.is_empty() {
-        found.push(Dict { key, tensors });
+    if tensors > 0 {
+        found.push(Dict { path: path.clone(), id, tensors });
     }
     Ok(())
 }
 
 /// The dictionary asked for, or the one with a telling name, or the largest.
-fn choose(dicts: Vec<Dict>, key: Option<&str>) -> Result<Dict, Error> {
-    let list = dicts.iter().map(|d| format!("{:?} ({} tensors)", d.key, d.tensors.len())).collect::<Vec<_>>().join(", ");
+fn choose(pickle: &Pickle, mut dicts: Vec<Dict>, key: Option<&str>) -> Result<Dict, Error> {
     let rank = |dict: &Dict| {
-        let name = dict.key.rsplit('.').next().unwrap_or_default();
-        let telling = NAMES.iter().position(|n| *n == name).unwrap_or(NAMES.len());
-        (std::cmp::Reverse(telling), dict.tensors.len())
+        let name = dict.path.last().and_then(|id| pickle.text(*id)).unwrap_or_default();
+        let telling = NAMES.iter().position(|n| name.rsplit('.').next() == Some(*n)).unwrap_or(NAMES.len());
+        (std::cmp::Reverse(telling), dict.tensors)
     };
     let chosen = match key {
-        Some(key) => dicts.into_iter().find(|dict| dict.key == key),
-        None => dicts.into_iter().max_by_key(rank),
+        Some(key) => dicts.iter().position(|dict| dict.key(pickle) == key),
+        None => (0..dicts.len()).max_by_key(|&i| rank(&dicts[i])),
     };
-    chosen.ok_or_else(|| match key {
-        Some(key) => Error::Format {
-            found: format!("no tensors at {key:?}, but at {}", if list.is_empty() { "no place at all" } else { &list }),
+    match (chosen, key) {
+        (Some(chosen), _) => Ok(dicts.swap_remove(chosen)),
+        (None, Some(key)) => Err(Error::Format {
+            found: format!("no tensors at {key:?}, but at {}", list(pickle, &dicts)),
             expected: "the key of a dictionary of tensors",
             action: "name one of these",
-        },
-        None => problem("no dictionary with tensors (a whole model rather than its state_dict?)"),
+        }),
+        (None, None) => Err(problem("no dictionary with tensors (a whole model rather than its state_dict?)")),
+    }
+}
+
+/// The dictionaries in words.
+fn list(pickle: &Pickle, dicts: &[Dict]) -> String {
+    if dicts.is_empty() {
+        return "no place at all".to_owned();
+    }
+    let of = |dict: &Dict| format!("{:?} ({} tensors)", dict.key(pickle), dict.tensors);
+    let more = dicts.len().saturating_sub(LISTED);
+    let more = (more > 0).then(|| format!("{more} more"));
+    dicts.iter().take(LISTED).map(of).chain(more).collect::<Vec<_>>().join(", ")
+}
+
+/// What a value says of the tensor that it describes by itself or as a parameter, if it does.
+fn description(pickle: &Pickle, id: Id) -> Option<&[Id]> {
+    let of_tensor = |id: Id| {
+        let Value::Call { function, arguments } = pickle.get(id) else { return None };
+        let arguments = pickle.list(*arguments);
+        match pickle.global(*function)? {
+            "torch._tensor._rebuild_from_type_v2" => Some(pickle.list(*arguments.get(2)?)),
+            "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => Some(arguments),
+            _ => None,
+        }
+        .filter(|arguments| arguments.len() >= 4)
+    };
+    of_tensor(id).or_else(|| {
+        let Value::Call { function, arguments } = pickle.get(id) else { return None };
+        let is_parameter = pickle.global(*function)?.starts_with("torch._utils._rebuild_parameter");
+        of_tensor(*pickle.list(*arguments).first().filter(|_| is_parameter)?)
     })
 }
 
 /// A tensor: part of a storage.
-struct View {
+struct View<'a> {
     /// `torch.FloatStorage`, ...
-    kind: String,
-    storage: String,
+    kind: &'a str,
+    storage: &'a str,
     offset: usize,
     shape: Vec<usize>,
     strides: Vec<usize>,
 }
 
-impl View {
-    /// The tensor that a value describes, if it describes one: by itself or as a parameter.
-    fn of(pickle: &Pickle, id: Id) -> Option<Result<View, Error>> {
-        View::tensor(pickle, id).or_else(|| {
-            let Value::Call { function, arguments } = pickle.get(id) else { return None };
-            let is_parameter = pickle.global(*function)?.starts_with("torch._utils._rebuild_parameter");
-            View::tensor(pickle, *pickle.list(*arguments).first().filter(|_| is_parameter)?)
-        })
-    }
-
-    fn tensor(pickle: &Pickle, id: Id) -> Option<Result<View, Error>> {
-        let Value::Call { function, arguments } = pickle.get(id) else { return None };
-        let arguments = pickle.list(*arguments);
-        match pickle.global(*function)? {
-            "torch._tensor._rebuild_from_type_v2" => View::rebuilt(pickle, pickle.list(*arguments.get(2)?)),
-            "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => View::rebuilt(pickle, arguments),
-            _ => None,
-        }
-    }
-
-    fn rebuilt(pickle: &Pickle, arguments: &[Id]) -> Option<Result<View, Error>> {
-        let &[storage, offset, shape, strides, ..] = arguments else { return None };
-        let counts = |id: Id| pickle.list(id).iter().map(|id| pickle.count(*id)).collect::<Option<Vec<_>>>();
+impl<'a> View<'a> {
+    /// The tensor of a [`description`].
+    fn of(pickle: &'a Pickle, arguments: &[Id]) -> Result<Self, Error> {
+        let counts = |id: Id| {
+            let list = pickle.list(id);
+            let few = (list.len() <= RANK).then_some(list)?;
+            few.iter().map(|id| pickle.count(*id)).collect::<Option<Vec<_>>>()
+        };
         let view = || {
+            let &[storage, offset, shape, strides, ..] = arguments else { return None };
             let Value::Persistent(description) = pickle.get(storage) else { return None };
             let &[_, kind, key, ..] = pickle.list(*description) else { return None };
-            let (kind, storage) = (pickle.global(kind)?.to_owned(), pickle.text(key)?.to_owned());
             let (shape, strides) = (counts(shape)?, counts(strides)?);
-            (shape.len() == strides.len()).then_some(View { kind, storage, offset: pickle.count(offset)?, shape, strides })
+            let view = View { kind: pickle.global(kind)?, storage: pickle.text(key)?, offset: pickle.count(offset)?, shape, strides };
+            (view.shape.len() == view.strides.len()).then_some(view)
         };
-        Some(view().ok_or_else(|| problem("a tensor with a malformed description")))
+        view().ok_or_else(|| problem(format!("a tensor with a malformed description, or of more than {RANK} axes")))
     }
 
     /// The values in C order; `None` for integers and truth values, which are no weights.
-    fn read(self, name: String, archive: &Archive, storages: &mut HashMap<String, Vec<f32>>) -> Result<Option<NamedTensor>, Error> {
-        let Some(kind) = floats::Kind::of_storage(&self.kind) else { return Ok(None) };
-        if !storages.contains_key(&self.storage) {
+    fn read(self, name: &str, archive: &Archive, storages: &mut HashMap<&'a str, Vec<f32>>) -> Result<Option<NamedTensor>, Error> {
+        let Some(kind) = floats::Kind::of_storage(self.kind) else { return Ok(None) };
+        if !storages.contains_key(self.storage) {
             let bytes = archive.entry(&format!("data/{}", self.storage))?;
-            storages.insert(self.storage.clone(), kind.decode(&bytes));
+            storages.insert(self.storage, kind.decode(&bytes));
         }
-        let storage = &storages[&self.storage];
+        let storage = &storages[self.storage];
         let beyond = || problem(format!("{name} of shape {:?}, which goes beyond its {} stored numbers", self.shape, storage.len()));
         let count =
             self.shape.iter().try_fold(1usize, |n, side| n.checked_mul(*side)).filter(|n| *n <= storage.len()).ok_or_else(beyond)?;
@@ -226,7 +275,7 @@ impl View {
             self.shape.iter().zip(&self.strides).rev().fold((index, self.offset), step).1
         };
         let values = (0..count).map(|index| storage[at(index)]).collect();
-        Ok(Some(NamedTensor { name, shape: self.shape, values }))
+        Ok(Some(NamedTensor { name: name.to_owned(), shape: self.shape, values }))
     }
 }
 

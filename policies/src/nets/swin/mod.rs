@@ -19,22 +19,23 @@ pub use transformer::{Mlp, PatchMerging, SwinTransformer};
 
 use super::checkpoint::Runner;
 use super::monai::{OutBlock, UnetrBlock, UpBlock};
-use super::{ConfigError, Init, require, require_channels};
+use super::{ConfigError, Init, require, require_channels, require_scores, require_within};
 use crate::kernels::KernelBackend;
 
 /// A SwinUNETR. The default is the Focus of the published GF-Screen, with its patch merging put right.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SwinUnetrConfig {
-    /// Channels of the finest tokens, doubled by each stage; divisible by the first of `heads`. Default 48 (72.8 M parameters).
+    /// Channels of the finest tokens, 1 to 512, doubled by each stage; divisible by the first of `heads`. Default 48 (72.8 M parameters).
     pub feature_size: usize,
-    /// Transformer blocks of the four stages, at least 1 each. Default [2, 2, 2, 2].
+    /// Transformer blocks of the four stages, 1 to 64 each. Default [2, 2, 2, 2].
     pub depths: [usize; 4],
-    /// Attention heads of the four stages; each divides its stage's channels. Default [3, 6, 12, 24].
+    /// Attention heads of the four stages; each divides its stage's channels. Heads of a multiple of 8 channels are fastest and need least memory;
+    /// with others, windows are refused whose scores need more than 1 GiB a sub-volume. Default [3, 6, 12, 24].
     pub heads: [usize; 4],
-    /// Side of the attention window in tokens, at least 2. Default 7. The cost grows with its third power.
+    /// Side of the attention window in tokens, 2 to 16. Default 7. The cost grows with its third power.
     pub window: usize,
-    /// Hidden units of a block's MLP, in multiples of its channels, at least 1. Default 4.
+    /// Hidden units of a block's MLP, in multiples of its channels, 1 to 64. Default 4.
     pub mlp_ratio: usize,
     /// A residual convolution block before each stage ("v2"). Default true; VoCo and GF-Screen have it, MONAI's plain network and SuPreM don't.
     pub v2: bool,
@@ -70,16 +71,27 @@ impl SwinUnetrConfig {
     /// Refuse what no network can be made of.
     pub fn check(&self) -> Result<(), ConfigError> {
         let Self { feature_size, depths, heads, .. } = self;
-        require((1..=4096).contains(feature_size), || format!("feature_size = {feature_size}; choose 1 to 4096"))?;
-        require(depths.iter().all(|&n| n > 0), || format!("depths = {depths:?} must be at least 1 each"))?;
+        // The last stage has 16 times as many.
+        require_within("feature_size", &[*feature_size], 1..=super::WIDTHS.end() / 16)?;
+        require_within("depths", depths, super::BLOCKS)?;
         for (stage, &heads) in heads.iter().enumerate() {
             let width = feature_size << stage;
             require(heads > 0 && width.is_multiple_of(heads), || {
                 format!("stage {} has {width} channels, not divisible by its {heads} heads; choose heads that divide them", stage + 1)
             })?;
         }
-        require((2..=32).contains(&self.window), || format!("window = {}; choose 2 to 32 tokens", self.window))?;
-        require((1..=64).contains(&self.mlp_ratio), || format!("mlp_ratio = {}; choose 1 to 64", self.mlp_ratio))
+        require_within("window", &[self.window], 2..=16)?;
+        require_within("mlp_ratio", &[self.mlp_ratio], 1..=64)
+    }
+
+    /// Refuse windows of more tokens than attention has memory for.
+    pub fn check_attention(&self, window: [usize; 3]) -> Result<(), ConfigError> {
+        (0..4).try_for_each(|stage| {
+            let map = window.map(|side| (side >> (stage + 1)).max(1));
+            let sides = map.map(|side| side.min(self.window));
+            let tokens = [0, 1, 2].map(|a| map[a].next_multiple_of(sides[a])).into_iter().fold(1, usize::saturating_mul);
+            require_scores([self.feature_size << stage, self.heads[stage]], tokens, sides.iter().product())
+        })
     }
 
     /// What each side of a sub-volume must be divisible by.

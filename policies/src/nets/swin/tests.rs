@@ -112,6 +112,9 @@ fn impossible_configs_are_refused_with_a_sentence() {
         (SwinUnetrConfig { heads: [3, 6, 0, 24], ..base() }, "not divisible by its 0 heads"),
         (SwinUnetrConfig { depths: [2, 0, 2, 2], ..base() }, "depths"),
         (SwinUnetrConfig { window: 1, ..base() }, "window"),
+        (SwinUnetrConfig { window: 17, ..base() }, "window"),
+        (SwinUnetrConfig { feature_size: 513, ..base() }, "at most 512"),
+        (SwinUnetrConfig { depths: [2, 2, 2, 4_000_000_000], ..base() }, "at most 64"),
         (SwinUnetrConfig { mlp_ratio: 0, ..base() }, "mlp_ratio"),
     ] {
         let error = config.check().unwrap_err().to_string();

@@ -178,6 +178,70 @@ fn lies_about_sizes_are_refused() {
     assert!(view(0, &[2], &[1, 1]).unwrap_err().to_string().contains("malformed"));
 }
 
+/// A pickle that says `said` once, as value 0, then a dictionary of `n` items, each `item`.
+fn repeated(said: &[u8], n: usize, item: &[u8]) -> Vec<u8> {
+    [b"\x80\x02", said, b"q\x000}(", &item.repeat(n), b"u."].concat()
+}
+
+/// `text` as a pickle says it.
+fn said(text: &[u8]) -> Vec<u8> {
+    [b"X", &(text.len() as u32).to_le_bytes()[..], text].concat()
+}
+
+/// A tensor on storage "0", described by `shape` and `strides` as a pickle says them.
+fn tensor_said(shape: &[u8], strides: &[u8]) -> Vec<u8> {
+    let [start, end] =
+        [b"ctorch._utils\n_rebuild_tensor_v2\n((X\x01\x00\x00\x00sctorch\nFloatStorage\nX\x01\x00\x00\x000tQK\x00".as_slice(), b"tR"];
+    [start, shape, strides, end].concat()
+}
+
+#[test]
+fn entries_that_share_a_place_are_refused() {
+    let weights = dict(&[("w", Item::Tensor(vec![1 << 14], vec![1.0; 1 << 14]))]);
+    let mut file = checkpoint(weights);
+    assert!(read(&file, None).is_ok());
+    // The storage's record in the directory, three more times.
+    let find = |what: &[u8]| file.windows(what.len()).rposition(|bytes| bytes == what).unwrap();
+    let (record, next, end) = (find(b"model/data/0") - 46, find(b"model/version") - 46, find(b"PK\x05\x06"));
+    let again = file[record..next].repeat(3);
+    // The end of the directory counts its records, twice, and its bytes.
+    for (at, bytes, more) in [(8, 2, 3), (10, 2, 3), (12, 4, again.len())] {
+        let field = &mut file[end + at..end + at + bytes];
+        let before = field.iter().rev().fold(0, |n, byte| n << 8 | usize::from(*byte));
+        field.copy_from_slice(&(before + more).to_le_bytes()[..bytes]);
+    }
+    file.splice(next..next, again);
+    let error = read(&file, None).unwrap_err().to_string();
+    assert!(error.contains("entries have more than its"), "{error}");
+}
+
+#[test]
+fn what_is_said_once_and_referred_to_often_takes_no_memory_each_time() {
+    let error = |pickle: &[u8]| read(&archive(pickle, &[vec![0; 4]]), None).unwrap_err().to_string();
+    // A tensor of many axes under many names.
+    let axes = [b"(".as_slice(), &b"K\x01".repeat(100_000), b"t"].concat();
+    let item = [&said(b"w")[..], b"h\x00"].concat();
+    assert!(error(&repeated(&tensor_said(&axes, &axes), 10_000, &item)).contains("more than 8 axes"));
+    // An empty tensor under a long name, and under one that is said again and again.
+    let empty = tensor_said(b"K\x00\x85", b"K\x01\x85");
+    let named = |length: usize, n: usize| repeated(&said(&vec![b'w'; length]), n, &[b"h\x00", &empty[..]].concat());
+    assert!(error(&named(1025, 1)).contains("a key of 1025 bytes"));
+    assert!(read(&archive(&named(1024, 1), &[vec![0; 4]]), None).is_ok());
+    let again =
+        [b"\x80\x02".as_slice(), &said(&[b'w'; 1024]), b"q\x000", &empty, b"q\x010}(", &b"h\x00h\x01".repeat(100_000), b"u."].concat();
+    assert!(error(&again).contains("numbers in a file of"));
+    // Many small dictionaries below a long key.
+    let small = [b"}", &said(b"w")[..], &empty, b"s"].concat();
+    let below = |length: usize, n: usize| {
+        let item = |i: usize| [&said(format!("{i}").as_bytes())[..], &small].concat();
+        let items: Vec<u8> = (0..n).flat_map(item).collect();
+        [b"\x80\x02}", &said(&vec![b'k'; length])[..], b"}(", &items, b"us."].concat()
+    };
+    assert!(error(&below(1 << 20, 1000)).contains("a key of 1048576 bytes"));
+    let listed = read(&archive(&below(3, 1000), &[vec![0; 4]]), Some("other")).unwrap_err().to_string();
+    assert!(listed.contains("\"kkk.9\" (1 tensors), 990 more"), "{listed}");
+}
+
 #[test]
 fn damaged_files_are_errors_and_never_panics() {
     let whole = checkpoint(dict(&[("state_dict", dict(&[("w", Item::Tensor(vec![2], vec![1.0, 2.0]))]))]));
