@@ -3,7 +3,7 @@
 # something must be installed. Half an hour or more, most of it compiling.
 #   scripts/aarch64.sh
 # The standard library comes from `rustup target add`. Where rustup can't fetch it, Debian's own Rust is installed into a folder and runs there with
-# this machine's crates. Everything it writes is in $AARCH64_DIR (default /tmp/panscreen-aarch64), packages aside.
+# this machine's crates. Everything it writes is in $AARCH64_DIR (default /tmp/panscreen-aarch64), packages and rustup's target aside.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 triple=aarch64-unknown-linux-gnu
@@ -54,18 +54,19 @@ chroot_make() {
 
 # This script inside that folder. The mounts end with the process; the sources are read-only.
 chroot_run() {
-    cargo=${CARGO_HOME:-$HOME/.cargo}
-    mkdir -p "$cargo" "$dir/target" "$dir/root"/{source,target,cargo}
+    # Of cargo's folder only the crates: its programs are rustup's, and cargo would prefer them.
+    local crates=${CARGO_HOME:-$HOME/.cargo}/registry
+    mkdir -p "$crates" "$dir/target" "$dir/root"/{source,target,cargo/registry}
     unshare --mount sh -euc '
         mount --bind "$PWD" "$1/source"
         mount -o remount,bind,ro "$1/source"
         mount --bind "$2" "$1/target"
-        mount --bind "$3" "$1/cargo"
+        mount --bind "$3" "$1/cargo/registry"
         mount --rbind /dev "$1/dev"
         mount -t proc proc "$1/proc"
         cp /etc/resolv.conf "$1/etc"
         exec chroot "$1" env PATH=/usr/sbin:/usr/bin:/sbin:/bin CARGO_HOME=/cargo CARGO_TARGET_DIR=/target /source/scripts/aarch64.sh steps
-    ' sh "$dir/root" "$dir/target" "$cargo"
+    ' sh "$dir/root" "$dir/target" "$crates"
 }
 
 # Run a command and keep its name, time and end for the summary.
