@@ -4,7 +4,16 @@
 //! instruction set's `target_feature` and calls the one asked for. Layouts are in units of eight lanes everywhere; a
 //! [`WideKernel`] takes vectors of any length, sixteen where the processor has AVX-512.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
 use std::sync::OnceLock;
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512};
 
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +26,9 @@ pub enum Isa {
     /// x86-64 with AVX-512 (F, VL, BW, DQ), besides AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// 64-bit ARM, all of which have NEON.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Isa {
@@ -34,7 +46,7 @@ impl Isa {
     pub fn all() -> &'static [Isa] {
         static ALL: OnceLock<Vec<Isa>> = OnceLock::new();
         ALL.get_or_init(|| {
-            #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
+            #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(unused_mut))]
             let mut all = vec![Isa::Portable];
             #[cfg(target_arch = "x86_64")]
             {
@@ -46,11 +58,14 @@ impl Isa {
                     }
                 }
             }
+            #[cfg(target_arch = "aarch64")]
+            all.push(Isa::Neon);
             all
         })
     }
 
-    /// Vectors of eight lanes in a block of output channels of the gathered product (`tile.rs`).
+    /// Vectors of eight lanes in a block of output channels of the gathered product (`tile.rs`). NEON's 32 registers of four lanes hold as much as
+    /// AVX2's 16 of eight, so its blocks are the same.
     pub fn block(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -153,108 +168,6 @@ impl Lanes for Portable {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2, Avx512};
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::{LANES, Lanes, Vector};
-    use std::arch::x86_64::*;
-
-    pub struct Avx2;
-    pub struct Avx512;
-
-    /// The same operations under the names of either width.
-    macro_rules! vector {
-        ($name:ident, $width:expr, $v:ty, $zero:ident, $load:ident, $splat:ident, $store:ident, $add:ident, $sub:ident, $max:ident, $min:ident, $fma:ident) => {
-            // SAFETY of every block: the trait's contract gives the instruction set and the pointers.
-            impl Vector for $name {
-                const WIDTH: usize = $width;
-                type V = $v;
-                #[inline(always)]
-                unsafe fn zero() -> $v {
-                    unsafe { $zero() }
-                }
-                #[inline(always)]
-                unsafe fn load(from: *const f32) -> $v {
-                    unsafe { $load(from) }
-                }
-                #[inline(always)]
-                unsafe fn splat(from: *const f32) -> $v {
-                    unsafe { $splat(from.read()) }
-                }
-                #[inline(always)]
-                unsafe fn store(to: *mut f32, v: $v) {
-                    unsafe { $store(to, v) }
-                }
-                #[inline(always)]
-                unsafe fn add(a: $v, b: $v) -> $v {
-                    unsafe { $add(a, b) }
-                }
-                #[inline(always)]
-                unsafe fn sub(a: $v, b: $v) -> $v {
-                    unsafe { $sub(a, b) }
-                }
-                #[inline(always)]
-                unsafe fn max(a: $v, b: $v) -> $v {
-                    unsafe { $max(a, b) }
-                }
-                #[inline(always)]
-                unsafe fn min(a: $v, b: $v) -> $v {
-                    unsafe { $min(a, b) }
-                }
-                #[inline(always)]
-                unsafe fn mul_add(a: $v, b: $v, c: $v) -> $v {
-                    unsafe { $fma(a, b, c) }
-                }
-            }
-        };
-    }
-
-    #[rustfmt::skip]
-    vector!(
-        Avx2, LANES, __m256, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps,
-        _mm256_max_ps, _mm256_min_ps, _mm256_fmadd_ps
-    );
-    #[rustfmt::skip]
-    vector!(
-        Avx512, 2 * LANES, __m512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps,
-        _mm512_max_ps, _mm512_min_ps, _mm512_fmadd_ps
-    );
-
-    impl Lanes for Avx2 {
-        #[inline(always)]
-        fn fused(a: f32, b: f32, c: f32) -> f32 {
-            a.mul_add(b, c)
-        }
-        #[inline(always)]
-        unsafe fn transpose(r: [__m256; LANES]) -> [__m256; LANES] {
-            unsafe {
-                let low = |a, b| _mm256_unpacklo_ps(a, b);
-                let high = |a, b| _mm256_unpackhi_ps(a, b);
-                let pairs = [
-                    low(r[0], r[1]),
-                    high(r[0], r[1]),
-                    low(r[2], r[3]),
-                    high(r[2], r[3]),
-                    low(r[4], r[5]),
-                    high(r[4], r[5]),
-                    low(r[6], r[7]),
-                    high(r[6], r[7]),
-                ];
-                let even = |a, b| _mm256_shuffle_ps::<0x44>(a, b);
-                let odd = |a, b| _mm256_shuffle_ps::<0xEE>(a, b);
-                let top = [even(pairs[0], pairs[2]), odd(pairs[0], pairs[2]), even(pairs[1], pairs[3]), odd(pairs[1], pairs[3])];
-                let bottom = [even(pairs[4], pairs[6]), odd(pairs[4], pairs[6]), even(pairs[5], pairs[7]), odd(pairs[5], pairs[7])];
-                std::array::from_fn(|i| match i {
-                    0..4 => _mm256_permute2f128_ps::<0x20>(top[i], bottom[i]),
-                    _ => _mm256_permute2f128_ps::<0x31>(top[i - 4], bottom[i - 4]),
-                })
-            }
-        }
-    }
-}
-
 /// A loop to be compiled for each instruction set.
 pub trait Kernel {
     /// # Safety
@@ -295,6 +208,9 @@ pub unsafe fn dispatch<K: Kernel>(isa: Isa, kernel: K) {
             Isa::Avx2 => with_avx2(kernel),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => with_avx512(kernel),
+            // Part of the target's baseline, so nothing needs to be enabled.
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => kernel.run::<Neon>(),
         }
     }
 }
@@ -368,5 +284,33 @@ fn lanes_agree_on_every_operation() {
         .collect();
     for &isa in Isa::all() {
         assert_eq!(run(isa), expected, "{isa:?}");
+    }
+}
+
+#[test]
+fn extremes_are_the_second_where_one_is_no_number_or_both_are_zero() {
+    struct Extremes<'a>(&'a [f32; LANES], &'a [f32; LANES], &'a mut [[f32; LANES]; 2]);
+    impl WideKernel for Extremes<'_> {
+        #[inline(always)]
+        unsafe fn run<W: Vector>(self) {
+            let Extremes(a, b, [max, min]) = self;
+            // SAFETY: each array has eight values, the width of what `Eight` hands on.
+            unsafe {
+                let (a, b) = (W::load(a.as_ptr()), W::load(b.as_ptr()));
+                W::store(max.as_mut_ptr(), W::max(a, b));
+                W::store(min.as_mut_ptr(), W::min(a, b));
+            }
+        }
+    }
+    let (nan, inf) = (f32::NAN, f32::INFINITY);
+    let a = [nan, 1.0, nan, 0.0, -0.0, -inf, inf, 2.0];
+    let b = [1.0, nan, nan, -0.0, 0.0, inf, -3.0, 1.0];
+    let bits = |values: [f32; LANES]| values.map(f32::to_bits);
+    for &isa in Isa::all() {
+        let mut found = [[5.0; LANES]; 2];
+        // SAFETY: `isa` is one of this processor's.
+        unsafe { dispatch(isa, Eight(Extremes(&a, &b, &mut found))) };
+        assert_eq!(bits(found[0]), bits([1.0, nan, nan, -0.0, 0.0, inf, inf, 2.0]), "{isa:?}");
+        assert_eq!(bits(found[1]), bits([1.0, nan, nan, -0.0, 0.0, -inf, -3.0, 1.0]), "{isa:?}");
     }
 }

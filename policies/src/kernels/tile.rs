@@ -57,8 +57,8 @@ impl Gather<'_> {
         assert!(self.weights.len() >= depth * width, "Gather reads past its weights");
         assert!(self.start.is_none_or(|start| start.len() >= width), "Gather reads past its start values");
         assert!(self.cells.is_empty() || last_row * self.row_len + width <= self.out.len(), "Gather writes past its block");
-        // Twelve accumulators, two weights and an input fit 16 registers, twice as many the 32 of AVX-512; a single vector needs at least
-        // 8 chains to hide the latency of the addition.
+        // Twelve accumulators, two weights and an input fit 16 registers, twice as many the 32 of AVX-512; NEON's 32 are half as long, so it takes
+        // 24, four and one, since both halves of an input are the same. A single vector needs at least 8 chains to hide the latency of the addition.
         // SAFETY: all offsets are checked above; the instruction set was detected.
         unsafe {
             match (self.vectors, isa.block()) {
