@@ -75,6 +75,8 @@ pub fn conv3d<B: KernelBackend>(
     let [batch, channels, size @ ..] = x_ncdhw.dims();
     let [outputs, weight_channels, kernel @ ..] = weight_oidhw.dims();
     assert_eq!(channels, weight_channels, "conv3d: the input has {channels} channels, the weight takes {weight_channels}");
+    assert!(batch * channels * outputs > 0, "conv3d: {batch} samples of {channels} channels to {outputs}, expected at least one of each");
+    assert!(bias_o.as_ref().is_none_or(|bias| bias.dims() == [outputs]), "conv3d: the bias must have {outputs} values");
     let window = Window { kernel, stride, padding };
     window.check(size);
     count(batch * outputs * volume(window.output(size)), channels * volume(kernel));
@@ -132,6 +134,7 @@ pub fn conv_transpose3d<B: KernelBackend>(
     let [channels, outputs, kernel @ ..] = weight_iodhw.dims();
     assert_eq!(x_ncdhw.dims()[1], channels, "conv_transpose3d: the weight takes {channels} channels");
     assert_eq!(kernel, stride, "conv_transpose3d: the kernel must equal the stride");
+    assert!(bias_o.as_ref().is_none_or(|bias| bias.dims() == [outputs]), "conv_transpose3d: the bias must have {outputs} values");
     count(x_ncdhw.dims().iter().product(), outputs * volume(kernel));
     let bias = bias_o.map(primitive);
     Tensor::from_primitive(TensorPrimitive::Float(B::kernel_conv_transpose3d(primitive(x_ncdhw), primitive(weight_iodhw), bias, stride)))
@@ -166,6 +169,8 @@ pub fn norm_add_act<B: KernelBackend>(
     let channels = x_ncdhw.dims()[1];
     assert!(groups > 0 && channels.is_multiple_of(groups), "norm_act: {groups} groups don't divide {channels} channels");
     assert!(negative_slope.is_none_or(|s| s >= 0.0), "norm_act: the negative slope must not be below 0");
+    let fits = [&gamma_c, &beta_c].into_iter().flatten().all(|values| values.dims() == [channels]);
+    assert!(fits, "norm_act: gamma and beta must have {channels} values");
     if let Some(residual) = &residual_ncdhw {
         assert_eq!(x_ncdhw.dims(), residual.dims(), "norm_add_act: the residual's shape differs from the input's");
     }
@@ -187,6 +192,7 @@ pub fn max_pool3d<B: KernelBackend>(x_ncdhw: Tensor<B, 5>, kernel: [usize; 3], s
 pub fn linear<B: KernelBackend>(x_ri: Tensor<B, 2>, weight_oi: Tensor<B, 2>, bias_o: Option<Tensor<B, 1>>) -> Tensor<B, 2> {
     let ([rows, inputs], [outputs, weight_inputs]) = (x_ri.dims(), weight_oi.dims());
     assert_eq!(inputs, weight_inputs, "linear: rows have {inputs} values, the weight takes {weight_inputs}");
+    assert!(bias_o.as_ref().is_none_or(|bias| bias.dims() == [outputs]), "linear: the bias must have {outputs} values");
     count(rows * outputs, inputs);
     let y = B::kernel_linear(primitive(x_ri), primitive(weight_oi), bias_o.map(primitive));
     Tensor::from_primitive(TensorPrimitive::Float(y))

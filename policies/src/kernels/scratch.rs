@@ -64,12 +64,15 @@ pub unsafe fn uninit(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
 
 #[test]
 fn scratch_is_reused_and_nests() {
-    let address = |b: &mut [f32]| b.as_ptr() as usize;
-    let first = with_scratch(1000, address);
-    assert_eq!(first, with_scratch(900, address));
+    let mark = |b: &mut [f32]| b[899] = 7.0;
+    with_scratch(1000, mark);
+    // A buffer between, so that the allocator would give other memory.
+    with_scratch(100_000, |between| between.fill(1.0));
+    assert_eq!(with_scratch(900, |b| b[899]), 7.0, "what the last call left");
     with_scratch(1000, |outer| {
-        let outer = address(outer);
-        assert_ne!(outer, with_scratch(1000, address));
+        outer.fill(3.0);
+        with_scratch(1000, |inner| inner.fill(4.0));
+        assert!(outer.iter().all(|v| *v == 3.0));
     });
 }
 
