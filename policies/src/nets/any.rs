@@ -22,6 +22,7 @@ use super::{
     ResidualUNetConfig, SwinUnetr, SwinUnetrConfig, Unet3d, Unet3dConfig, Unetr, UnetrConfig, require,
 };
 use crate::kernels::KernelBackend;
+use crate::precision::wide;
 use crate::weights::layout::Layout;
 
 /// A segmenter, by `kind`.
@@ -207,7 +208,7 @@ impl<B: KernelBackend> AnySegmenter<B> {
         self.features_with(x_NCDHW, mode, &mut Direct)
     }
 
-    /// From [`AnySegmenter::features`] to `logits_NKDHW`. One pass through the encoder can so serve two policies.
+    /// From [`AnySegmenter::features`] to `logits_NKDHW`, which are wide (see [`crate::precision`]). One pass through the encoder can so serve two policies.
     pub fn decode(&self, features: Vec<Tensor<B, 5>>, mode: Mode) -> Tensor<B, 5> {
         self.decode_with(features, mode, &mut Direct)
     }
@@ -226,14 +227,14 @@ impl<B: KernelBackend> AnySegmenter<B> {
 
     /// As [`AnySegmenter::decode`], the parts run by `run`.
     pub fn decode_with(&self, features: Vec<Tensor<B, 5>>, mode: Mode, run: &mut impl Runner<B>) -> Tensor<B, 5> {
-        match self {
+        wide(match self {
             Self::ResidualUnet(net) => net.decode(features, mode),
             Self::SwinUnetr(net) => net.decode(features, run),
             Self::ResidualEncoderUnet(net) => net.decode(features),
             Self::DynUnet(net) => net.decode(features),
             Self::Unet3d(net) => net.decode(features),
             Self::Unetr(net) => net.decode(features),
-        }
+        })
     }
 }
 

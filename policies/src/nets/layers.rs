@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Init;
 use crate::kernels::{self, KernelBackend};
+use crate::precision::{cast, wide};
 
 /// How the weights of a convolution are drawn.
 #[derive(Clone, Copy, Debug)]
@@ -116,9 +117,9 @@ impl<B: Backend> Linear<B> {
         Self { weight: init.uniform("weight", [to, from], (1.0 / from as f64).sqrt()), bias: init.constant("bias", [to], 0.0) }
     }
 
-    /// `x_NI` -> `[N, O]`, for a few rows.
+    /// `x_NI` -> `[N, O]`, for a few rows; wide.
     pub fn forward(&self, x_NI: Tensor<B, 2>) -> Tensor<B, 2> {
-        x_NI.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
+        wide(x_NI).matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
     }
 }
 
@@ -156,9 +157,10 @@ impl<B: KernelBackend> LayerNorm<B> {
 
 /// Mean 0 and variance 1 (biased, epsilon 1e-5) along `axis`: layer norm without parameters.
 pub fn normalize<B: Backend, const D: usize>(x: Tensor<B, D>, axis: usize) -> Tensor<B, D> {
+    let (dtype, x) = (x.dtype(), wide(x));
     let x = x.clone() - x.mean_dim(axis);
     let variance = x.clone().square().mean_dim(axis);
-    x / (variance + 1e-5).sqrt()
+    cast(x / (variance + 1e-5).sqrt(), dtype)
 }
 
 /// Mean of blocks of `stride` voxels; the sides must be divisible by it.

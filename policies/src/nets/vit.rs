@@ -15,6 +15,7 @@ use super::layers::{Conv3d, ConvInit, LayerNorm, Linear};
 use super::swin::Mlp;
 use super::{ConfigError, Init, require};
 use crate::kernels::{self, KernelBackend};
+use crate::precision::cast;
 
 /// A 3D vision transformer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -303,7 +304,7 @@ impl<B: KernelBackend> MaeDecoder<B> {
     pub fn forward(&self, latent_NVC: Tensor<B, 3>, visible: &Visible, grid: [usize; 3]) -> Tensor<B, 3> {
         let shown = self.embed.forward_rows(latent_NVC);
         let [n, v, width] = shown.dims();
-        let hidden = self.mask_token.val().expand([n, visible.tokens - v, width]);
+        let hidden = cast(self.mask_token.val(), shown.dtype()).expand([n, visible.tokens - v, width]);
         let tokens = take(Tensor::cat(vec![shown, hidden], 1), visible.restore(&self.mask_token.device()));
         let positions = positions(grid, width, &tokens);
         let tokens = tokens + positions;

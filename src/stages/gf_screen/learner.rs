@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::module::{AutodiffModule, Module};
 use burn::optim::GradientsParams;
-use burn::tensor::{ElementConversion, Tensor};
+use burn::tensor::{DType, ElementConversion, Tensor};
 use panscreen_envs::rng::{RngExt, stream};
 use panscreen_envs::screening::{Grouping, Selection};
 use panscreen_policies::focus::Focus;
@@ -14,10 +14,11 @@ use panscreen_policies::losses::DiceCeConfig;
 use panscreen_policies::nets::Mode;
 use panscreen_policies::objectives::{ObjectiveKind, OldPolicy, Rollout, log_odds};
 use panscreen_policies::optim::{AdamW, clip_global_norm};
+use panscreen_policies::precision::{cast, is_half};
 use panscreen_policies::weights::{self, Scope};
 
 use super::critic::Critic;
-use super::shard::{self, LogitGradients, Pools, Shard};
+use super::shard::{self, LogitGradients, Logits, Pools, Shard};
 use super::step::StepLog;
 use crate::backend::{Inner, TrainBackend};
 use crate::config::{Config, OptimizerConfig};
@@ -116,11 +117,18 @@ pub struct Learner<B: TrainBackend> {
     shared: Shared,
     pub step: u64,
     pub device: B::Device,
+    /// What the networks compute in, see [`panscreen_policies::precision`].
+    pub dtype: DType,
+    /// Sub-volumes of the last step whose logits overflowed half precision.
+    pub recomputed: Vec<usize>,
 }
 
 impl<B: TrainBackend> Learner<B> {
     /// Fresh networks, the same for the same `config.seed`.
     pub fn new(config: &Config, device: &B::Device) -> Result<Self> {
+        if !B::supports_dtype(device, config.precision.dtype()) {
+            return Err(Error::Usage("this device does not compute in bf16; set `precision = \"f32\"`".into()));
+        }
         let channels = config.data.windows_hu.len();
         config.focus.check(config.env.window)?;
         let focus = config.focus.init(channels, CLASSES, config.seed, device)?;
@@ -151,6 +159,8 @@ impl<B: TrainBackend> Learner<B> {
             shared: config.backbone.shared,
             step: 0,
             device: device.clone(),
+            dtype: config.precision.dtype(),
+            recomputed: vec![],
         })
     }
 
@@ -201,6 +211,20 @@ impl<B: TrainBackend> Learner<B> {
         let step = self.step;
         let loss = self.critic.as_mut().map(|critic| critic.learn(features, rollout, lr, step)).transpose()?;
         Ok(loss.map(|loss| ("losses/value", loss.into())).into_iter().collect())
+    }
+
+    /// [`Learner::look`] in the learner's precision; where a logit overflows half precision, all of it again in `f32`. Also what was looked at.
+    pub fn look_until_finite(&mut self, x: Tensor<B, 5>, settings: &Settings) -> (Tensor<B, 5>, Vec<Shard<B>>, Logits<B>) {
+        let half = cast(x.clone(), self.dtype);
+        let shards = self.look(&half, settings);
+        let logits = shard::logits(&shards);
+        self.recomputed = if is_half(self.dtype) { logits.broken() } else { vec![] };
+        if self.recomputed.is_empty() {
+            return (half, shards, logits);
+        }
+        let shards = self.look(&x, settings);
+        let logits = shard::logits(&shards);
+        (x, shards, logits)
     }
 
     /// Both networks on the observation, cut into `shards` parts that run side by side.
