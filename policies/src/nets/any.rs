@@ -69,7 +69,7 @@ impl SegmenterConfig {
             Self::ResidualEncoderUnet(config) => config.check(),
             Self::DynUnet(config) => config.check(),
             Self::Unet3d(config) => config.check(),
-            Self::Unetr(config) => config.check(),
+            Self::Unetr(config) => config.check().and_then(|()| config.check_window(window)),
         }?;
         let divisor = self.divisor();
         let nearest = [0, 1, 2].map(|a| window[a].next_multiple_of(divisor[a]).max(divisor[a]));
@@ -123,7 +123,7 @@ impl SegmenterConfig {
             Self::ResidualEncoderUnet(_) => Layout::NnUnet,
             Self::DynUnet(_) => Layout::DynUnet,
             Self::Unet3d(_) => Layout::Unet3d,
-            Self::Unetr(_) => Layout::Own,
+            Self::Unetr(_) => Layout::Unetr,
         }
     }
 
@@ -272,6 +272,7 @@ pub(crate) mod tests {
             SegmenterConfig::Unetr(UnetrConfig {
                 feature_size: 2,
                 vit: VitConfig { patch: 4, width: 6, depth: 2, heads: 1, mlp_ratio: 1 },
+                monai_window: None,
             }),
         ]
     }
