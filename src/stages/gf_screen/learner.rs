@@ -262,10 +262,13 @@ impl<B: TrainBackend> Learner<B> {
 
     /// Carry the gradients of the logits through both networks, clip them, and take one step of each optimiser.
     pub fn update(&mut self, shards: Vec<Shard<B>>, gradients: LogitGradients<B>, settings: &Settings) -> Result<StepLog> {
+        let (glance, focus) = shard::statistics(self.glance.clone(), self.focus.clone(), &shards);
         let (mut glance_grads, mut focus_grads) = shard::backward(&self.glance, &self.focus, shards, gradients, &self.pools);
         let clip = |norm: f64| (norm > 0.0).then_some(norm);
         let glance_norm = clip_global_norm(&self.glance, &mut glance_grads, clip(settings.glance.clip_norm))?;
         let focus_norm = clip_global_norm(&self.focus, &mut focus_grads, clip(settings.focus.clip_norm))?;
+        // Not before the gradients are known to be numbers.
+        (self.glance, self.focus) = (glance, focus);
         let glance_lr = settings.lr(&settings.glance, self.step);
         let focus_lr = settings.lr(&settings.focus, self.step);
         self.glance = self.glance_optimizer.step(self.glance.clone(), glance_grads, glance_lr);
@@ -365,9 +368,68 @@ pub(super) fn further_finite(name: &str, value: f32, step: u64) -> Result<()> {
 mod tests {
     use super::*;
     use burn::backend::{Autodiff, Flex};
+    use burn::tensor::TensorData;
     use panscreen_policies::glance::{GlanceConfig, GlanceHeadConfig};
 
     type B = Autodiff<Flex>;
+
+    #[test]
+    fn a_step_that_overflows_half_precision_is_computed_in_f32_and_names_its_sub_volumes() {
+        let mut config = Config::default();
+        config.data.windows_hu.truncate(1);
+        let mut learner = Learner::<B>::new(&config, &Default::default()).unwrap();
+        // The norm behind the first convolution brings it back; in f16 it is too large before that.
+        let mut first = true;
+        learner.focus = learner.focus.map(&mut Scaled(&mut first));
+        let settings = Settings::new(&config);
+        let values: Vec<f32> = (0..2 * 512).map(|i| if i < 512 { 0.0 } else { (i % 101) as f32 / 101.0 }).collect();
+        let x = Tensor::<B, 5>::from_data(TensorData::new(values, [2, 1, 8, 8, 8]), &Default::default());
+        let exact = shard::logits(&learner.look(&x, &settings));
+        for (dtype, recomputed) in [(DType::F32, vec![]), (DType::BF16, vec![]), (DType::F16, vec![1])] {
+            learner.dtype = dtype;
+            let (seen, _, logits) = learner.look_until_finite(x.clone(), &settings);
+            assert!(logits.broken().is_empty());
+            assert_eq!(learner.recomputed, recomputed, "{dtype:?}");
+            assert_eq!(seen.dtype() == DType::F32, dtype != DType::BF16);
+            assert_eq!(logits.s_gkdhw.to_data() == exact.s_gkdhw.to_data(), dtype != DType::BF16);
+        }
+    }
+
+    struct Scaled<'a>(&'a mut bool);
+    impl burn::module::ModuleMapper<B> for Scaled<'_> {
+        fn map_float<const D: usize>(&mut self, param: burn::module::Param<Tensor<B, D>>) -> burn::module::Param<Tensor<B, D>> {
+            let scaled = |t: Tensor<B, D>| Tensor::from_inner(t.inner() * 5e4).require_grad();
+            if std::mem::replace(self.0, false) { param.map(scaled) } else { param }
+        }
+    }
+
+    #[test]
+    fn a_training_step_moves_the_running_statistics_of_the_learner() {
+        let mut config = Config::default();
+        config.data.windows_hu.truncate(1);
+        config.glance.network = GlanceConfig::Resnet3d(panscreen_policies::nets::ResNetConfig {
+            widths: vec![4],
+            blocks: vec![1],
+            norm: panscreen_policies::nets::NormKind::Batch,
+            ..Default::default()
+        });
+        let mut learner = Learner::<B>::new(&config, &Default::default()).unwrap();
+        let statistics = |learner: &Learner<B>| -> Vec<f32> {
+            let all = weights::tensors(&learner.glance).into_iter().filter(|t| t.name.ends_with("running_mean"));
+            all.flat_map(|t| t.values).collect()
+        };
+        let x = Tensor::<B, 5>::ones([2, 1, 8, 8, 8], &Default::default());
+        for shards in [1, 2] {
+            let before = statistics(&learner);
+            let settings = Settings { shards, ..Settings::new(&config) };
+            let (_, parts, logits) = learner.look_until_finite(x.clone(), &settings);
+            assert_eq!(statistics(&learner), before, "a step that stops has changed nothing");
+            let loss = logits.z_g2.clone().sum() + logits.s_gkdhw.clone().sum();
+            let gradients = shard::gradients(loss, logits);
+            learner.update(parts, gradients, &settings).unwrap();
+            assert_ne!(statistics(&learner), before);
+        }
+    }
 
     fn encoder_of(module: &impl Module<B>) -> Vec<weights::NamedTensor> {
         weights::tensors(module).into_iter().filter(|t| t.name.starts_with("encoder.")).collect()

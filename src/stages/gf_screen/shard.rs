@@ -4,13 +4,16 @@
 //! observation all the same: they are computed on the joined logits, and their gradients with respect to the logits go back into each part.
 //! By the chain rule this is the gradient of the uncut step; only the order of sums differs, and it is fixed by the number of parts.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use panscreen_policies::focus::Focus;
 use panscreen_policies::glance::Glance;
 use panscreen_policies::nets::Mode;
 use panscreen_policies::nets::checkpoint::Tape;
+use panscreen_policies::weights::{ModulePath, is_buffer};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::backend::{Inner, TrainBackend};
@@ -181,6 +184,54 @@ pub fn backward<B: TrainBackend>(
     });
     let (glance_parts, focus_parts): (Vec<_>, Vec<_>) = grads.into_iter().unzip();
     (sum(glance, glance_parts), sum(focus, focus_parts))
+}
+
+/// Both networks with the running statistics that the parts' forward passes moved, each on its share of the sub-volumes: their mean.
+pub fn statistics<B: TrainBackend>(glance: Glance<B>, focus: Focus<B>, shards: &[Shard<B>]) -> (Glance<B>, Focus<B>) {
+    let (mut of_glance, mut of_focus) = (Statistics::default(), Statistics::default());
+    for shard in shards {
+        shard.glance.visit(&mut of_glance);
+        shard.focus.visit(&mut of_focus);
+    }
+    (glance.map(&mut of_glance), focus.map(&mut of_focus))
+}
+
+/// Running statistics by their id, of one or several copies of a network.
+struct Statistics<B: TrainBackend> {
+    path: ModulePath,
+    found: BTreeMap<ParamId, Vec<Tensor<B, 1>>>,
+}
+
+impl<B: TrainBackend> Default for Statistics<B> {
+    fn default() -> Self {
+        Self { path: ModulePath::default(), found: BTreeMap::new() }
+    }
+}
+
+impl<B: TrainBackend> ModuleVisitor<B> for Statistics<B> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        if is_buffer(&self.path.name()) {
+            let value = param.val();
+            let length = value.shape().num_elements();
+            self.found.entry(param.id).or_default().push(value.reshape([length]));
+        }
+    }
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
+    }
+}
+
+impl<B: TrainBackend> ModuleMapper<B> for Statistics<B> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        let Some(values) = self.found.remove(&param.id) else { return param };
+        let (id, shape, count) = (param.id, param.dims(), values.len());
+        let Some(sum) = values.into_iter().reduce(|a, b| a + b) else { return param };
+        let mean = if count == 1 { sum } else { sum / count as f64 };
+        Param::initialized(id, mean.reshape(shape))
+    }
 }
 
 fn sum<B: TrainBackend, M: Module<B>>(module: &M, parts: Vec<GradientsParams>) -> GradientsParams {
