@@ -159,6 +159,20 @@ mod tests {
         assert!(training.learner.step == 1 && weights(&training) != first);
     }
 
+    #[test]
+    fn a_step_in_half_precision_learns_f32_weights() {
+        let mut config = small(2);
+        (config.env.window, config.precision) = ([16; 3], Precision::Bf16);
+        let mut training = Training::<Autodiff<Flex>>::new(&config, 2, &Default::default()).unwrap();
+        assert_eq!(training.x.dtype(), DType::BF16);
+        let first = weights(&training);
+        training.step().unwrap();
+        let then = weights(&training);
+        assert!(then != first && then.iter().all(|w| w.is_finite()));
+        // More bits than a half has.
+        assert!(then.iter().any(|w| w.to_bits() & 0xFFFF != 0));
+    }
+
     fn weights(training: &Training<Autodiff<Flex>>) -> Vec<f32> {
         panscreen_policies::weights::tensors(&training.learner.focus).remove(0).values
     }

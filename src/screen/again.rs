@@ -77,8 +77,20 @@ pub fn sentence(recomputed: &[Recomputed]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::{Path, PathBuf};
+
     use burn::backend::Flex;
+    use burn::module::{Module, ModuleMapper, Param};
+    use panscreen_envs::io::write_probability;
+    use panscreen_envs::metrics::calibration::Scaling;
+    use panscreen_envs::volume::{Geometry, PrepareConfig};
+    use panscreen_policies::focus::FocusConfig;
+    use panscreen_policies::glance::{GlanceConfig, Shared};
+    use panscreen_policies::nets::{ResNetConfig, ResidualUNetConfig};
+
+    use super::*;
+    use crate::config::ScreenConfig;
+    use crate::screen::{Choice, ScreenSettings, Screener, screen_case};
 
     fn x(values: [f32; 4]) -> Tensor<Flex, 5> {
         Tensor::from_data(TensorData::new(values.to_vec(), [4, 1, 1, 1, 1]), &Default::default())
@@ -128,6 +140,80 @@ mod tests {
         again.warn(&observer);
         let said = observer.0.lock().unwrap().clone();
         assert_eq!(said.len(), 1, "{said:?}");
-        assert!(said[0].starts_with("8 windows overflowed half precision (Glance at [0, 0, 0], ") && said[0].contains("Focus at [0, 0, 0], ...)"));
+        assert!(
+            said[0].starts_with("8 windows overflowed half precision (Glance at [0, 0, 0], ")
+                && said[0].contains("Focus at [0, 0, 0], ...)")
+        );
+    }
+
+    /// Focus and Glance with the weights of their first convolutions times a number each. If those are large, the norm behind them brings that back, but
+    /// in between, where the scan is bright, are numbers beyond f16.
+    fn screener(dtype: DType, [much_focus, much_glance]: [f32; 2]) -> Screener<Flex> {
+        let unet = ResidualUNetConfig { widths: vec![4, 8], blocks: vec![1, 1], ..Default::default() };
+        let resnet = ResNetConfig { widths: vec![4, 8], blocks: vec![1, 1], norm_groups: 2, ..Default::default() };
+        let (focus_config, config) = (FocusConfig::ResidualUnet(unet), GlanceConfig::Resnet3d(resnet));
+        let focus = focus_config.init(1, 2, 7, &Default::default()).unwrap();
+        let glance = config.init(1, None, Shared::None, &focus_config, &focus, 7, &Default::default()).unwrap();
+        let (focus, glance) = (focus.map(&mut Times(much_focus, true)), glance.map(&mut Times(much_glance, true)));
+        Screener { glance, focus, window: [16; 3], batch: 3, device: Default::default(), dtype, again: Again::default() }
+    }
+
+    /// The first weights it meets times a number.
+    struct Times(f32, bool);
+    impl ModuleMapper<Flex> for Times {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<Flex, D>>) -> Param<Tensor<Flex, D>> {
+            if std::mem::replace(&mut self.1, false) { param.map(|t| t * self.0) } else { param }
+        }
+    }
+
+    /// A scan of 48 voxels along z, of which the last 16 are air.
+    fn scan(dir: &Path) -> PathBuf {
+        let hu: Vec<f32> = (0..16 * 16 * 48).map(|i| if i % 48 < 32 { ((i * 7919) % 1013) as f32 } else { -1000.0 }).collect();
+        let path = dir.join("scan.nii.gz");
+        write_probability(&path, &hu, &Geometry::ras([16, 16, 48], [1.0; 3], [0.0; 3])).unwrap();
+        path
+    }
+
+    fn settings(choice: Choice) -> ScreenSettings {
+        let prepare = PrepareConfig { spacing_mm: None, windows_hu: vec![[0.0, 1000.0]], crop_foreground: false, pad_to: [16; 3] };
+        let screen = ScreenConfig { overlap: 0.0, second_look: false, ..ScreenConfig::default() };
+        ScreenSettings { screen, prepare, choice, scaling: Scaling::IDENTITY, gate: None, guarantee: None }
+    }
+
+    #[test]
+    fn a_scan_that_overflows_half_precision_is_screened_in_f32_where_it_does_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = scan(dir.path());
+        // The weights themselves are below 65504, the largest f16, and so is what they make of air.
+        let much = [5e4, 2e5];
+        let screen = |dtype, much, choice| screen_case(&screener(dtype, much), &path, &settings(choice)).unwrap();
+        for choice in [Choice::All, Choice::Above(0.0)] {
+            let (exact, half) = (screen(DType::F32, much, choice), screen(DType::F16, much, choice));
+            assert!(exact.result.recomputed.is_empty() && exact.result.warnings.is_empty());
+            let by = |network: &str| -> Vec<[usize; 3]> {
+                half.result.recomputed.iter().filter(|r| r.network == network).map(|r| r.start).collect()
+            };
+            // The window of air has nothing to overflow.
+            let bright = vec![[0, 0, 0], [0, 0, 16]];
+            assert_eq!((by("Focus"), by("Glance")), (bright.clone(), if choice == Choice::All { vec![] } else { bright }));
+            assert_eq!(half.result.warnings.len(), 1);
+            assert!(half.result.warnings[0].found.contains("Focus at [0, 0, 16]"), "{:?}", half.result.warnings);
+            let text = serde_json::to_value(&half.result).unwrap();
+            assert_eq!(text["recomputed"][0]["start"], serde_json::json!([0, 0, 0]));
+            for (i, (a, b)) in exact.probability.iter().zip(&half.probability).enumerate() {
+                assert!(if i % 48 < 32 { a == b } else { (a - b).abs() < 0.01 }, "voxel {i}: {a} and {b}");
+            }
+        }
+        // Weights that fit are used as they are, and nothing is said.
+        let half = screen(DType::BF16, [1.0; 2], Choice::All).result;
+        assert!(half.recomputed.is_empty() && half.warnings.is_empty() && serde_json::to_value(&half).unwrap().get("recomputed").is_none());
+    }
+
+    #[test]
+    fn what_is_no_number_in_f32_either_is_an_error_that_names_its_window() {
+        let dir = tempfile::tempdir().unwrap();
+        let broken = screener(DType::BF16, [f32::NAN; 2]);
+        let error = screen_case(&broken, &scan(dir.path()), &settings(Choice::All)).err().unwrap().to_string();
+        assert!(error.contains("Focus's answer for the window at [0, 0, 0]"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! Operations at the shapes that the published networks, the small ones and the first comparison with PyTorch have.
 
-use burn::tensor::{DType, Tensor};
 use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::{DType, Tensor};
 
 use super::{Row, Work};
 use crate::kernels::{self, KernelBackend};

@@ -6,7 +6,7 @@ use super::backend::{ConvAct, KernelBackend, NormAct, NormActGrads, Window};
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive, activation, backend::Backend};
 
-use crate::precision::{cast, wide};
+use crate::precision::{cast, relu, wide};
 
 pub fn channel_sum<B: KernelBackend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let dtype = x.dtype();
@@ -34,7 +34,7 @@ pub fn conv3d_act<B: KernelBackend>(
 fn activate<B: Backend>(x: Tensor<B, 5>, negative_slope: Option<f32>) -> Tensor<B, 5> {
     match negative_slope {
         None => x,
-        Some(0.0) => activation::relu(x),
+        Some(0.0) => relu(x),
         Some(slope) => activation::leaky_relu(x, slope as f64),
     }
 }

@@ -21,7 +21,10 @@ pub fn linear<B: KernelBackend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias:
 
 pub fn linear_backward<B: KernelBackend>(x: FloatTensor<B>, dy: FloatTensor<B>) -> LinearGrads<B> {
     let (dtype, x, dy) = (x.dtype(), tensor::<B, 2>(x), tensor::<B, 2>(dy));
-    LinearGrads { weight: primitive(dy.clone().transpose().matmul(x)), bias: primitive(cast(wide(dy).sum_dim(0).squeeze_dim::<1>(0), dtype)) }
+    LinearGrads {
+        weight: primitive(dy.clone().transpose().matmul(x)),
+        bias: primitive(cast(wide(dy).sum_dim(0).squeeze_dim::<1>(0), dtype)),
+    }
 }
 
 pub fn softmax_backward<B: KernelBackend>(y: FloatTensor<B>, dy: FloatTensor<B>) -> FloatTensor<B> {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::layers::Conv3d;
 use super::{ConfigError, Init, require};
 use crate::kernels::{self, KernelBackend};
-use crate::precision::{cast, wide};
+use crate::precision::{cast, relu, wide};
 
 /// What batch norm does: nothing else differs between the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl<B: KernelBackend> Norm<B> {
                 }
                 let y = match negative_slope {
                     None => y,
-                    Some(0.0) => activation::relu(y),
+                    Some(0.0) => relu(y),
                     Some(slope) => activation::leaky_relu(y, slope),
                 };
                 cast(y, dtype)

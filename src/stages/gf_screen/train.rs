@@ -239,7 +239,8 @@ fn steps<'s, B: TrainBackend>(
         if !learner.recomputed.is_empty() && !overflowed {
             overflowed = true;
             let which = &learner.recomputed;
-            let text = format!("step {step}: the logits of sub-volumes {which:?} overflowed half precision; the step was computed again in f32");
+            let text =
+                format!("step {step}: the logits of sub-volumes {which:?} overflowed half precision; the step was computed again in f32");
             run.observer.warn(&format!("{text}; `precision/recomputed` counts those that follow"));
         }
         state.env.index = group.index + 1;

@@ -68,7 +68,8 @@ pub fn selection_step<B: TrainBackend>(
 
     // The windows themselves, one tensor a rollout, where the value head or further updates look again.
     let again = objective.needs == Needs::ValueHead || settings.objective.num_iterations() > 1;
-    let mut x_GCDHW: Vec<Tensor<B, 5>> = views.iter().filter(|_| again).filter_map(|v| v.tensor((&learner.device, learner.dtype))).collect();
+    let mut x_GCDHW: Vec<Tensor<B, 5>> =
+        views.iter().filter(|_| again).filter_map(|v| v.tensor((&learner.device, learner.dtype))).collect();
     if lab.grouping() != Grouping::Masks && x_GCDHW.len() > 1 {
         x_GCDHW = vec![Tensor::cat(x_GCDHW, 0)];
     }
