@@ -1,6 +1,7 @@
 //! Where back ends meet the code: the one `match` over devices.
 //!
-//! Everything else is generic over [`TrainBackend`].
+//! Everything else is generic over [`TrainBackend`]. The element type is no part of it: Burn's is a tensor's own, and its default that of the device,
+//! set once a process. Half precision is therefore a matter of what networks are given, see [`panscreen_policies::precision`].
 
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::backend::{AutodiffBackend, Backend};

@@ -3,7 +3,8 @@
 //! A training step is that of `gf_screen` without its environment: both networks forward, Dice + CE and balanced CE, backward, both optimisers.
 
 use burn::module::AutodiffModule;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use panscreen_envs::rng::{RngExt, stream};
 use panscreen_policies::bench::{Row, Work};
 use panscreen_policies::focus::FocusConfig;
@@ -12,7 +13,7 @@ use panscreen_policies::losses::{balanced_ce, dice_ce};
 use panscreen_policies::nets::{Mode, PatchMerging, ResNetConfig, ResidualUNetConfig, SwinUnetrConfig};
 
 use crate::backend::{Inner, TrainBackend, sync};
-use crate::config::Config;
+use crate::config::{Config, Precision};
 use crate::error::Result;
 use crate::stages::gf_screen::learner::{Learner, Settings};
 use crate::stages::gf_screen::shard;
@@ -49,20 +50,21 @@ fn small(shards: usize) -> Config {
 }
 
 /// Rows of whole networks. With several threads the small pair's step is cut into two parts, as `train.shards = 2` does.
-pub fn networks<B: TrainBackend>(device: &B::Device, threads: usize) -> Vec<Row> {
+pub fn networks<B: TrainBackend>(device: &B::Device, precision: Precision, threads: usize) -> Vec<Row> {
+    let dtype = precision.dtype();
     let (glance, focus) = (device.clone(), device.clone());
     let step = |name: &str, crops: usize, flop: Option<f64>, config: fn(usize) -> Config| {
         let (device, shards) = (device.clone(), threads.min(2));
         let [d, h, w] = config(1).env.window;
         let name = format!("{name} [{crops}, 1, {d}, {h}, {w}] training step");
         Row::new(name, flop, move || {
-            let mut training = Training::<B>::new(&config(shards), crops, &device).expect("a config of our own");
+            let mut training = Training::<B>::new(&Config { precision, ..config(shards) }, crops, &device).expect("a config of our own");
             Work::new(move || training.step().expect("finite losses"))
         })
     };
     vec![
         Row::new("glance resnet18 [1, 1, 96, 96, 64] forward".to_owned(), Some(141.1e9), move || {
-            let (learner, x) = (learner::<B>(&published(false), &glance), input::<Inner<B>>(1, WINDOW, &glance));
+            let (learner, x) = (learner::<B>(&published(false), &glance), input::<Inner<B>>(1, WINDOW, (&glance, dtype)));
             let (net, focus, device) = (learner.glance.valid(), learner.focus.valid(), glance.clone());
             Work::new(move || {
                 drop(net.forward(x.clone(), &focus, Mode::Eval));
@@ -70,7 +72,7 @@ pub fn networks<B: TrainBackend>(device: &B::Device, threads: usize) -> Vec<Row>
             })
         }),
         Row::new("focus swin_unetr48 [1, 1, 96, 96, 64] forward".to_owned(), Some(461.1e9), move || {
-            let (net, x) = (learner::<B>(&published(false), &focus).focus.valid(), input::<Inner<B>>(1, WINDOW, &focus));
+            let (net, x) = (learner::<B>(&published(false), &focus).focus.valid(), input::<Inner<B>>(1, WINDOW, (&focus, dtype)));
             let device = focus.clone();
             Work::new(move || {
                 drop(net.forward(x.clone(), Mode::Eval));
@@ -88,10 +90,10 @@ fn learner<B: TrainBackend>(config: &Config, device: &B::Device) -> Learner<B> {
 }
 
 /// Intensities of 0 to 1.
-fn input<B: burn::tensor::backend::Backend>(crops: usize, [d, h, w]: [usize; 3], device: &B::Device) -> Tensor<B, 5> {
+fn input<B: Backend>(crops: usize, [d, h, w]: [usize; 3], to: (&B::Device, DType)) -> Tensor<B, 5> {
     let mut rng = stream(0, "bench", 0, 0);
     let values: Vec<f32> = (0..crops * d * h * w).map(|_| rng.random()).collect();
-    Tensor::from_data(TensorData::new(values, [crops, 1, d, h, w]), device)
+    Tensor::from_data(TensorData::new(values, [crops, 1, d, h, w]), to)
 }
 
 /// A learner and one batch that it learns again and again: every second crop holds a ball.
@@ -112,7 +114,7 @@ impl<B: TrainBackend> Training<B> {
         Ok(Training {
             learner: Learner::new(config, device)?,
             settings: Settings::new(config),
-            x: input(crops, size, device),
+            x: input(crops, size, (device, config.precision.dtype())),
             lesion: Tensor::from_data(TensorData::new(lesion, [crops, d, h, w]), device),
             target: (0..crops).map(|crop| f32::from(crop % 2 == 0)).collect(),
         })
@@ -138,7 +140,7 @@ mod tests {
 
     #[test]
     fn networks_are_those_that_the_rows_name() {
-        let rows = networks::<Autodiff<Flex>>(&Default::default(), 2);
+        let rows = networks::<Autodiff<Flex>>(&Default::default(), Precision::F32, 2);
         let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
         assert_eq!(names[0], "glance resnet18 [1, 1, 96, 96, 64] forward");
         assert_eq!(names[4], "small pair [16, 1, 64, 64, 32] training step");
@@ -155,6 +157,20 @@ mod tests {
         let first = weights(&training);
         training.step().unwrap();
         assert!(training.learner.step == 1 && weights(&training) != first);
+    }
+
+    #[test]
+    fn a_step_in_half_precision_learns_f32_weights() {
+        let mut config = small(2);
+        (config.env.window, config.precision) = ([16; 3], Precision::Bf16);
+        let mut training = Training::<Autodiff<Flex>>::new(&config, 2, &Default::default()).unwrap();
+        assert_eq!(training.x.dtype(), DType::BF16);
+        let first = weights(&training);
+        training.step().unwrap();
+        let then = weights(&training);
+        assert!(then != first && then.iter().all(|w| w.is_finite()));
+        // More bits than a half has.
+        assert!(then.iter().any(|w| w.to_bits() & 0xFFFF != 0));
     }
 
     fn weights(training: &Training<Autodiff<Flex>>) -> Vec<f32> {

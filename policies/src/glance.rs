@@ -6,8 +6,8 @@
 #![allow(non_snake_case)]
 
 use burn::module::Module;
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, activation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,7 @@ use crate::focus::{Focus, FocusConfig};
 use crate::kernels::{self, KernelBackend};
 use crate::nets::layers::Linear;
 use crate::nets::{AnyEncoder, ConfigError, Init, Mode, Pooling, ResNet, ResNetConfig};
+use crate::precision::relu;
 use crate::weights::layout::Layout;
 use crate::weights::{self, Scope};
 use crate::whole_scan::{ENCODER_PREFIX, Reader, WholeScanConfig, WholeScanGlance};
@@ -167,7 +168,7 @@ impl<B: KernelBackend> GlanceHead<B> {
                     Pooling::Avg => kernels::global_avg_pool3d(coarsest),
                     Pooling::Max | Pooling::Cells => kernels::global_max_pool3d(coarsest),
                 };
-                self.fc.forward(activation::relu(layer.forward(pooled)))
+                self.fc.forward(relu(layer.forward(pooled)))
             }
         }
     }

@@ -10,6 +10,7 @@ pub mod losses;
 pub mod nets;
 pub mod objectives;
 pub mod optim;
+pub mod precision;
 pub mod weights;
 pub mod whole_scan;
 

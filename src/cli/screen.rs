@@ -105,8 +105,9 @@ pub fn run(args: ScreenArgs, context: &Context) -> Result<Ended, Failure> {
 
 fn screen(args: &ScreenArgs, run: &Path, context: &Context) -> Result<BatchSummary, Failure> {
     let (mut overrides, paths): (Vec<String>, Vec<String>) = args.inputs.iter().cloned().partition(|text| is_override(text));
-    if let Some(foreign) = overrides.iter().find(|o| !o.starts_with("screen.") && !o.starts_with("device=") && !o.starts_with("threads=")) {
-        let hint = "the networks fit the settings they were trained with; `screen.*`, `device` and `threads` may differ";
+    let own = ["screen.", "device=", "precision=", "threads="];
+    if let Some(foreign) = overrides.iter().find(|o| !own.iter().any(|key| o.starts_with(key))) {
+        let hint = "the networks fit the settings they were trained with; `screen.*`, `device`, `precision` and `threads` may differ";
         return Err(Failure::says(USAGE, format!("`{foreign}` can't be overridden in screening")).hint(hint));
     }
     overrides.extend(args.select.map(|s| format!("screen.select={}", format!("{s:?}").to_lowercase())));

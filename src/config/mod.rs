@@ -23,6 +23,7 @@ mod train;
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::DType;
 use panscreen_policies::focus::FocusConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,9 @@ pub struct Config {
     pub seed: u64,
     /// Where the networks compute. Default `"cpu"`.
     pub device: Device,
+    /// Numbers that the networks compute in. With `"bf16"` weights, optimisers, norms, heads and losses stay `f32`, and a window whose logits
+    /// overflow is computed again in `f32`. Needs `device = "cuda"`: the kernels for the CPU are `f32`. Default `"f32"`.
+    pub precision: Precision,
     /// Worker threads for data and CPU kernels; 0 takes every core. Results do not depend on it. Range 0 or more. Default `0`.
     pub threads: usize,
     /// What the run does, in this order; the weights of one stage are the start of the next. Default `["gf_screen"]`.
@@ -94,12 +98,33 @@ pub enum Device {
     Cuda,
 }
 
+/// Numbers that the networks compute in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32 bits.
+    F32,
+    /// 16 bits with the range of `f32` and 8 bits of mantissa: half the memory for activations, and the GPU's tensor cores.
+    Bf16,
+}
+
+impl Precision {
+    /// The type of the elements that networks are given, see [`panscreen_policies::precision`].
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
             name: String::new(),
             seed: 0,
             device: Device::Cpu,
+            precision: Precision::F32,
             threads: 0,
             stages: vec!["gf_screen".into()],
             init_from: None,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::layers::Layers;
 use super::schema::{join, kinds, properties, schema, tag};
-use super::{Config, ConfigError, GroupKind, Loaded, SetScore};
+use super::{Config, ConfigError, Device, GroupKind, Loaded, Precision, SetScore};
 
 /// For each table with several kinds (`glance.kind`, `objective.name`): only the keys of the chosen kind stay. One that a base set for another
 /// kind is dropped; one that was set together with the kind, or after it, is a mistake.
@@ -59,6 +59,7 @@ pub(super) fn check(loaded: &Loaded) -> Result<(), ConfigError> {
             ));
         }
     }
+    precision(loaded)?;
     frozen(loaded)?;
     group(loaded)?;
     constrained(loaded)?;
@@ -84,6 +85,15 @@ fn name(loaded: &Loaded) -> Result<(), ConfigError> {
     }
     let message = format!("`name` is {name:?}, expected letters, digits and . _ - + = (no leading dot)");
     Err(loaded.error("name", message, "not the name of a folder", "choose a name such as `name = \"abdomen-1\"`"))
+}
+
+/// Half precision is for GPUs.
+fn precision(loaded: &Loaded) -> Result<(), ConfigError> {
+    if loaded.config.precision == Precision::F32 || loaded.config.device == Device::Cuda {
+        return Ok(());
+    }
+    let message = "`precision` is \"bf16\" with `device = \"cpu\"`, expected \"f32\": the kernels for the CPU are f32";
+    Err(loaded.error("precision", message, "needs a GPU", "set `precision = \"f32\"`, or `device = \"cuda\"`"))
 }
 
 /// A Focus that learns nothing must have learnt before.

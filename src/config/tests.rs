@@ -210,6 +210,8 @@ hint: `panscreen config explain focus` lists the keys",
             "objective.name = \"gpro\"",
             "`objective.name` is \"gpro\", expected \"grl\", \"grpo\", \"dr_grpo\", \"dapo\", \"gspo\", \"cispo\", \"rloo\", \"reinforce\", \"ppo\", \"exact\", \"ce\", \"balanced_ce\", \"focal\", \"ohem\", \"asymmetric\", \"soft_volume\" or \"best_window\"",
         ),
+        ("precision = \"bf16\"", "`precision` is \"bf16\" with `device = \"cpu\"`, expected \"f32\": the kernels for the CPU are f32"),
+        ("precision = \"f16\"", "`precision` is \"f16\", expected \"f32\" or \"bf16\""),
         ("screen.scales = [2]", "`screen.scales` is [2], expected 1 among them: wider windows look at what was found through those"),
         (
             "loss.cell_weight = 1\nglance = { kind = \"whole_scan\", second_spacing_mm = 2.0 }",
@@ -227,6 +229,26 @@ hint: `panscreen config explain focus` lists the keys",
     // A part's complaint about a window that is a default still names the file.
     let error = read("focus.strides = [[2, 2, 2], [2, 2, 2], [2, 2, 2]]", &["env.window=[24,24,12]"]).unwrap_err();
     assert!(error.starts_with("error: [focus] a window of [24, 24, 12] voxels") && error.contains("focus.strides"), "{error}");
+}
+
+#[test]
+fn half_precision_needs_a_gpu() {
+    check_error(
+        "precision = \"bf16\"\n",
+        &[],
+        "error: `precision` is \"bf16\" with `device = \"cpu\"`, expected \"f32\": the kernels for the CPU are f32
+ --> a.toml:1:13
+  |
+1 | precision = \"bf16\"
+  |             ^^^^^^ needs a GPU
+hint: set `precision = \"f32\"`, or `device = \"cuda\"`",
+    );
+    let half = read("precision = \"bf16\"", &["device=cuda"]).unwrap();
+    assert_eq!((half.precision, half.precision.dtype()), (Precision::Bf16, burn::tensor::DType::BF16));
+    assert_ne!(half.hash(), read("", &["device=cuda"]).unwrap().hash());
+    // A run of a GPU is screened on a CPU so.
+    let on_cpu = read("precision = \"bf16\"\ndevice = \"cuda\"", &["device=cpu", "precision=f32"]).unwrap();
+    assert_eq!((on_cpu.precision, on_cpu.device), (Precision::F32, Device::Cpu));
 }
 
 #[test]

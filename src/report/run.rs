@@ -81,6 +81,7 @@ impl Work for Reporting<'_> {
             ));
         }
         observer.finish();
+        model.screener.again.warn(observer);
         let own = model.settings(None).ok().and_then(|s| if let Choice::Above(t) = s.choice { Some(t) } else { None });
         let operating = model.operating.as_ref().map(|o| curves::operating(o, own));
         Ok(page(config, &records, &health, operating, &sheets, &gifs))

@@ -127,8 +127,9 @@ pub fn screen_all<B: TrainBackend>(
     out: &Path,
     observer: &dyn Observer,
 ) -> Result<BatchSummary> {
-    // How Glance reads a scan is more than its weights.
-    let settings_blake3 = hash(&json!([hash_of_settings(settings), model.config.glance.network]));
+    // How Glance reads a scan is more than its weights, and what the networks compute in changes their answers.
+    let how = (&model.config.glance.network, model.config.precision);
+    let settings_blake3 = hash(&json!([hash_of_settings(settings), how]));
     for_all(inputs, shard, settings.guarantee.as_ref(), out, observer, |input, case| {
         let input_blake3 = hash_scan(input)?;
         if let Some(record) = finished(out, case) {

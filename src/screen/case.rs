@@ -10,7 +10,8 @@ use panscreen_envs::volume::{PrepareConfig, Volume, WayBack, prepare};
 use panscreen_policies::kernels::flops;
 use serde::{Deserialize, Serialize};
 
-use super::{Budget, Choice, Glanced, Guarantee, Image, Left, Lesion, Looked, Place, Plan, Screener, lesions};
+use super::again::sentence;
+use super::{Budget, Choice, Glanced, Guarantee, Image, Left, Lesion, Looked, Place, Plan, Recomputed, Screener, lesions};
 use crate::backend::InferBackend;
 use crate::config::{Restore, ScreenConfig};
 use crate::error::Result;
@@ -83,6 +84,9 @@ pub struct CaseResult {
     #[serde(default)]
     pub warnings: Vec<Warning>,
     pub lesions: Vec<Lesion>,
+    /// Windows that overflowed half precision and were computed again in `f32`; left out where there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recomputed: Vec<Recomputed>,
     pub windows: WindowCount,
     pub shape: [usize; 3],
     pub spacing_mm: [f64; 3],
@@ -137,6 +141,8 @@ pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settin
     let plan = screener.plan(prepared.shape, &settings.screen);
     let image = Image { data: &prepared.image, channels: prepared.channels, shape: prepared.shape };
 
+    // Of a scan that failed.
+    screener.again.take();
     let asked = settings.choice != Choice::All;
     let (glanced, read_again) = if asked { glance(screener, image, &plan, &mut costs)? } else { (Glanced::unasked(&plan), None) };
     let focus = |numbers: &[usize]| screener.look(image, &plan, numbers);
@@ -144,6 +150,10 @@ pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settin
     if looked.skipped > 0 {
         let found = format!("{} chosen windows not looked at", looked.skipped);
         warnings.push(Warning::new(found, "all of them", "give a larger budget, or choose fewer windows"));
+    }
+    let recomputed = screener.again.take();
+    if let Some(found) = sentence(&recomputed) {
+        warnings.push(Warning::new(found, "numbers", "they were computed again in f32; with many of them precision=f32 is faster"));
     }
     let threshold = settings.screen.mask_threshold as f32;
     let gated = settings.gate.as_ref().map(|gate| {
@@ -191,6 +201,7 @@ pub fn screen_case<B: InferBackend>(screener: &Screener<B>, input: &Path, settin
         reason,
         warnings,
         lesions: found,
+        recomputed,
         windows,
         shape: geometry.shape,
         spacing_mm: geometry.spacing_mm(),

@@ -22,8 +22,8 @@ pub struct FocusCache {
 impl FocusCache {
     /// The cache below `root` for the Focus with the content `focus` (see [`crate::screen::Model::focus_hash`]).
     pub fn open(root: &Path, focus: &str, config: &Config) -> Self {
-        let settings =
-            format!("{:?} {:?} {:?} {}", setup::prepare_config(config), config.focus, config.env.window, config.screen.mask_threshold);
+        let settings = (setup::prepare_config(config), &config.focus, config.env.window, config.screen.mask_threshold, config.precision);
+        let settings = format!("{settings:?}");
         let key = blake3::Hasher::new().update(focus.as_bytes()).update(settings.as_bytes()).finalize().to_hex()[..16].to_owned();
         FocusCache { dir: root.join(format!("focus-{key}")), threshold: config.screen.mask_threshold as f32 }
     }

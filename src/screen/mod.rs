@@ -1,5 +1,6 @@
 //! Screening of whole scans: Glance on every window, Focus on the chosen, one mask in the scan's own geometry.
 
+mod again;
 pub mod batch;
 mod case;
 mod focus_cache;
@@ -13,6 +14,7 @@ mod shard;
 mod votes;
 mod windows;
 
+pub use again::{Again, Recomputed};
 pub use case::{CaseResult, ScreenSettings, Screened, WindowCount, screen_case};
 pub use focus_cache::FocusCache;
 pub use guarantee::{ClassGuarantee, Guarantee};

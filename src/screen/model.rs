@@ -6,7 +6,7 @@ use panscreen_envs::metrics::calibration::Scaling;
 
 use super::{Choice, ScreenSettings, Screener};
 use crate::backend::{Inner, TrainBackend};
-use crate::config::{self, Config, ScreenConfig, Select};
+use crate::config::{self, Config, Precision, ScreenConfig, Select};
 use crate::error::{Error, Result};
 use crate::run::CheckpointStore;
 use crate::run::progress::Observer;
@@ -25,6 +25,8 @@ pub struct Model<B: TrainBackend> {
     pub operating: Option<Operating>,
     /// How the scans were screened that the operating points were measured on.
     measured: ScreenConfig,
+    /// What the networks computed in then.
+    measured_in: Precision,
     /// BLAKE3 of both weight files.
     pub hash: String,
     /// BLAKE3 of Focus's weights alone: the same for all that share one.
@@ -37,7 +39,8 @@ impl<B: TrainBackend> Model<B> {
         let file = run.join("config.toml");
         let config = config::load(&file, overrides)?;
         // Measured without a gate and without a budget, whatever the run screens with.
-        let measured = ScreenConfig { gate: false, budget_windows: None, budget_seconds: None, ..config::load(&file, &[])?.screen };
+        let own = config::load(&file, &[])?;
+        let measured = ScreenConfig { gate: false, budget_windows: None, budget_seconds: None, ..own.screen };
         let store = CheckpointStore::read_only(&run.join("checkpoints"));
         let checkpoint = match store.best()? {
             Some((_, best)) => best,
@@ -57,7 +60,17 @@ impl<B: TrainBackend> Model<B> {
             config::Threshold::Word(_) => state.operating_point.map_or(0.5, |p| p.threshold),
         };
         let operating = Operating::read(run, checkpoint.step);
-        Ok(Model { screener: screener(&learner, &config), config, threshold, operating, measured, hash, focus_hash, step: checkpoint.step })
+        Ok(Model {
+            screener: screener(&learner, &config),
+            config,
+            threshold,
+            operating,
+            measured,
+            measured_in: own.precision,
+            hash,
+            focus_hash,
+            step: checkpoint.step,
+        })
     }
 
     /// How to screen with `choice`; what the run's own settings choose where it is `None`.
@@ -77,9 +90,10 @@ impl<B: TrainBackend> Model<B> {
             }
             (None, Select::Glance, Some(share), None) => Choice::Best(share),
             (None, Select::Glance, None, Some(recall)) => {
-                if let Some(key) = differing(&screen, &self.measured) {
+                let precision = || (self.config.precision != self.measured_in).then(|| "precision".to_owned());
+                if let Some(key) = differing(&screen, &self.measured).map(|key| format!("screen.{key}")).or_else(precision) {
                     return Err(Error::Usage(format!(
-                        "a recall of {recall} can't be guaranteed with this `screen.{key}`: the validation scans were screened with another; leave it \
+                        "a recall of {recall} can't be guaranteed with this `{key}`: the validation scans were screened with another; leave it \
                          as the run has it (a gate and a budget out), or leave the guarantee out"
                     )));
                 }

@@ -63,6 +63,7 @@ mod tests {
             reason: None,
             warnings: Vec::new(),
             lesions: vec![],
+            recomputed: vec![],
             windows: WindowCount { total: 1, kept: 1, ..WindowCount::default() },
             shape: [24; 3],
             spacing_mm: [1.0; 3],

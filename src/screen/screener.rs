@@ -4,7 +4,7 @@ use std::any::TypeId;
 
 use burn::backend::Flex;
 use burn::tensor::activation::softmax;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use panscreen_envs::screening::heat::{CellGrid, Part};
 use panscreen_envs::screening::windows::{cut, enlarge};
 use panscreen_policies::focus::Focus;
@@ -13,7 +13,7 @@ use panscreen_policies::nets::Mode;
 use panscreen_policies::objectives::log_odds;
 use panscreen_policies::whole_scan::WholeScanGlance;
 
-use super::{Glanced, Place, Plan};
+use super::{Again, Glanced, Place, Plan};
 use crate::backend::InferBackend;
 use crate::config::ScreenConfig;
 use crate::error::{Error, Result};
@@ -27,6 +27,10 @@ pub struct Screener<B: InferBackend> {
     /// Windows that go through a network at once.
     pub batch: usize,
     pub device: B::Device,
+    /// What the networks are given. In half precision a window whose logits overflow is given to the same weights once more, in `f32`.
+    pub dtype: DType,
+    /// Those windows.
+    pub again: Again,
 }
 
 /// A prepared scan: `[C][X][Y][Z]`, intensities 0..1.
@@ -51,9 +55,11 @@ impl<B: InferBackend> Screener<B> {
         // Glance is small: a larger batch keeps every core busy.
         let mut windows = Vec::with_capacity(plan.starts.len());
         for batch in plan.starts.chunks(self.at_once(self.batch * 4)) {
-            let odds = log_odds(self.glance.forward(self.windows(image, &places(batch)), &self.focus, Mode::Eval));
+            let places = places(batch);
+            let net = |x| log_odds(self.glance.forward(x, &self.focus, Mode::Eval));
+            let odds = self.again.ask("Glance", self.windows(image, &places), self.dtype, &places, net);
+            check("Glance", batch, odds.chunks_exact(1))?;
             windows.extend(odds.into_iter().map(probability));
-            check("Glance", batch, windows[windows.len() - batch.len()..].iter().map(std::slice::from_ref))?;
         }
         Ok(Glanced { windows, heat: None })
     }
@@ -68,8 +74,8 @@ impl<B: InferBackend> Screener<B> {
         let grid = net.grid(image.shape);
         let [d, h, w] = grid.coarse();
         let x = TensorData::new(grid.pool(image.data, image.channels), [1, image.channels, d, h, w]);
-        let cells = net.cells(net.features(Tensor::from_data(x, &self.device), Mode::Eval));
-        let odds: Vec<f32> = cells.into_data().iter::<f32>().collect();
+        let cells = |x| net.cells(net.features(x, Mode::Eval)).into_data().iter::<f32>().collect();
+        let odds = self.again.ask("Glance", Tensor::from_data(x, &self.device), self.dtype, &places(&[[0; 3]]), cells);
         check_cells(&odds, |i| grid.middle(i))?;
         Ok(Heat { grid, odds, parts: 0 })
     }
@@ -83,7 +89,10 @@ impl<B: InferBackend> Screener<B> {
             let [d, h, w] = batch[0].cells.map(|n| n * fine.stride);
             let x: Vec<f32> = batch.iter().flat_map(|&part| fine.pool_part(image.data, image.channels, part)).collect();
             let x = Tensor::from_data(TensorData::new(x, [batch.len(), image.channels, d, h, w]), &self.device);
-            let odds: Vec<f32> = net.parts(x, Mode::Eval).into_data().iter::<f32>().collect();
+            let voxel = |a: usize, cell: usize| cell * fine.stride * fine.factor[a];
+            let starts: Vec<[usize; 3]> = batch.iter().map(|p| std::array::from_fn(|a| voxel(a, p.start[a]))).collect();
+            let look = |x| net.parts(x, Mode::Eval).into_data().iter::<f32>().collect();
+            let odds = self.again.ask("Glance", x, self.dtype, &places(&starts), look);
             let cells = batch[0].cells.iter().product();
             read.extend(batch.iter().copied().zip(odds.chunks_exact(cells).map(<[f32]>::to_vec)));
         }
@@ -114,9 +123,13 @@ impl<B: InferBackend> Screener<B> {
         let voxels: usize = self.window.iter().product();
         let mut out = Vec::with_capacity(places.len());
         for batch in places.chunks(self.at_once(self.batch)) {
-            let logits = self.focus.forward(self.windows(image, batch), Mode::Eval);
-            let lesion = softmax(logits, 1).narrow(1, 1, 1).into_data().convert::<f32>();
-            let lesion: &[f32] = lesion.as_slice().expect("converted to f32 above");
+            let lesion = self.again.ask("Focus", self.windows(image, batch), self.dtype, batch, |x| {
+                let logits = self.focus.forward(x, Mode::Eval);
+                // An infinite logit can have a probability that is a number: it must not pass for one.
+                let numbers = logits.clone().sum_dim(1) * 0.0;
+                let lesion = softmax(logits, 1).narrow(1, 1, 1) + numbers;
+                lesion.into_data().iter::<f32>().collect()
+            });
             let starts: Vec<[usize; 3]> = batch.iter().map(|place| place.start).collect();
             check("Focus", &starts, lesion.chunks_exact(voxels))?;
             let on_scan = |(p, place): (&[f32], &Place)| if place.scale == 1 { p.to_vec() } else { enlarge(p, self.window, place.scale) };
@@ -254,7 +267,7 @@ mod tests {
         };
         let config = GlanceConfig::WholeScan(net);
         let glance = config.init(1, Some([1.0; 3]), Shared::None, &focus_config, &focus, 7, &Default::default()).unwrap();
-        Screener { glance, focus, window: [16; 3], batch: 2, device: Default::default() }
+        Screener { glance, focus, window: [16; 3], batch: 2, device: Default::default(), dtype: DType::F32, again: Again::default() }
     }
 
     #[test]

@@ -159,6 +159,7 @@ fn look<B: TrainBackend>(model: &Model<B>, cases: Vec<Case>, cache: &FocusCache,
         observer.advance(1, &[]);
     }
     observer.finish();
+    model.screener.again.warn(observer);
     Ok(seen)
 }
 

@@ -81,7 +81,7 @@ fn errors_and_exit_codes() {
             &["screen", "data/imagesTr", "data.root=x", "--model", "untrained", "--out", "o"],
             2,
             "error: `data.root=x` can't be overridden in screening\n\nhint: the networks fit the settings they were trained with; `screen.*`, \
-             `device` and `threads` may differ\n"
+             `device`, `precision` and `threads` may differ\n"
                 .into(),
         ),
         (

@@ -1,18 +1,19 @@
 //! Operations at the shapes that the published networks, the small ones and the first comparison with PyTorch have.
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::{DType, Tensor};
 
 use super::{Row, Work};
 use crate::kernels::{self, KernelBackend};
 use crate::nets::Init;
+use crate::precision::cast;
 
-/// The rows `NAME forward` and `NAME forward+backward` of each operation.
-pub fn operations<B>(device: &B::Device) -> Vec<Row>
+/// The rows `NAME forward` and `NAME forward+backward` of each operation, on elements of `dtype`.
+pub fn operations<B>(device: &B::Device, dtype: DType) -> Vec<Row>
 where
     B: AutodiffBackend<InnerBackend: KernelBackend> + KernelBackend,
 {
-    let mut rows = Rows { device: device.clone(), rows: vec![] };
+    let mut rows = Rows { device: device.clone(), dtype, rows: vec![] };
     convolutions::<B>(&mut rows);
     volumes::<B>(&mut rows);
     tokens::<B>(&mut rows);
@@ -21,6 +22,7 @@ where
 
 struct Rows<B: AutodiffBackend> {
     device: B::Device,
+    dtype: DType,
     rows: Vec<Row>,
 }
 
@@ -34,9 +36,9 @@ impl<B: AutodiffBackend> Rows<B> {
         with_dx: bool,
         op: impl Fn(Tensor<B, D>, Tensor<B, P>) -> Tensor<B, D> + Copy + 'static,
     ) {
-        let device = self.device.clone();
+        let (device, dtype) = (self.device.clone(), self.dtype);
         self.rows.push(Row::new(format!("{name} forward"), flop, move || {
-            let (x, parameters) = (random(x_shape, &device), random(parameter_shape, &device));
+            let (x, parameters) = (cast(random(x_shape, &device), dtype), random(parameter_shape, &device));
             let device = device.clone();
             Work::new(move || {
                 let y = op(Tensor::from_inner(x.clone()), Tensor::from_inner(parameters.clone()));
@@ -46,11 +48,11 @@ impl<B: AutodiffBackend> Rows<B> {
         }));
         let (device, passes) = (self.device.clone(), if with_dx { 3.0 } else { 2.0 });
         self.rows.push(Row::new(format!("{name} forward+backward"), flop.map(|flop| passes * flop), move || {
-            let x = Tensor::<B, D>::from_inner(random(x_shape, &device));
+            let x = Tensor::<B, D>::from_inner(cast(random(x_shape, &device), dtype));
             let x = if with_dx { x.require_grad() } else { x };
             let parameters = Tensor::<B, P>::from_inner(random(parameter_shape, &device)).require_grad();
             let y = op(x.clone(), parameters.clone());
-            let dy = Tensor::<B, D>::from_inner(random(y.dims(), &device));
+            let dy = Tensor::<B, D>::from_inner(cast(random(y.dims(), &device), y.dtype()));
             // What it takes to bring the gradient to the output isn't the operation's.
             let output = y.detach().require_grad();
             let [run, scaffold] = [device.clone(), device.clone()];

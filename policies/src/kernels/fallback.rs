@@ -1,14 +1,19 @@
 //! What other backends and element types run: our kernels composed from Burn's operations.
+//!
+//! Norms and sums of half precision are `f32` inside; their parameters, and the gradients of those, are `f32` throughout.
 
 use super::backend::{ConvAct, KernelBackend, NormAct, NormActGrads, Window};
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive, activation, backend::Backend};
 
+use crate::precision::{cast, relu, wide};
+
 pub fn channel_sum<B: KernelBackend>(x: FloatTensor<B>) -> FloatTensor<B> {
-    let x = tensor::<B, 5>(x);
+    let dtype = x.dtype();
+    let x = wide(tensor::<B, 5>(x));
     let channels = x.dims()[1];
     let sum = x.flatten::<3>(2, 4).sum_dim(2).sum_dim(0).reshape([channels]);
-    sum.into_primitive().tensor()
+    cast(sum, dtype).into_primitive().tensor()
 }
 
 pub fn conv3d_act<B: KernelBackend>(
@@ -17,24 +22,25 @@ pub fn conv3d_act<B: KernelBackend>(
     residual: Option<FloatTensor<B>>,
     config: ConvAct<B>,
 ) -> FloatTensor<B> {
-    let y = tensor::<B, 5>(B::kernel_conv3d(x, weight, None, config.window));
+    let dtype = x.dtype();
+    let y = wide(tensor::<B, 5>(B::kernel_conv3d(x, weight, None, config.window)));
     let mut y = y * per_channel(config.scale) + per_channel(config.shift);
     if let Some(residual) = residual {
-        y = y + tensor(residual);
+        y = y + wide(tensor(residual));
     }
-    activate(y, config.negative_slope).into_primitive().tensor()
+    cast(activate(y, config.negative_slope), dtype).into_primitive().tensor()
 }
 
 fn activate<B: Backend>(x: Tensor<B, 5>, negative_slope: Option<f32>) -> Tensor<B, 5> {
     match negative_slope {
         None => x,
-        Some(0.0) => activation::relu(x),
+        Some(0.0) => relu(x),
         Some(slope) => activation::leaky_relu(x, slope as f64),
     }
 }
 
 pub fn channel_moments<B: KernelBackend>(x: FloatTensor<B>) -> [FloatTensor<B>; 2] {
-    let x = tensor::<B, 5>(x);
+    let x = wide(tensor::<B, 5>(x));
     let channels = x.dims()[1];
     let mean = x.clone().mean_dims(&[0, 2, 3, 4]);
     let variance = (x - mean.clone()).square().mean_dims(&[0, 2, 3, 4]);
@@ -48,7 +54,8 @@ pub fn norm_act<B: KernelBackend>(
     residual: Option<FloatTensor<B>>,
     config: NormAct,
 ) -> FloatTensor<B> {
-    let (normalized, _) = normalize(tensor::<B, 5>(x), config);
+    let dtype = x.dtype();
+    let (normalized, _) = normalize(wide(tensor::<B, 5>(x)), config);
     let mut y = normalized;
     if let Some(gamma) = gamma {
         y = y * per_channel(gamma);
@@ -57,9 +64,9 @@ pub fn norm_act<B: KernelBackend>(
         y = y + per_channel(beta);
     }
     if let Some(residual) = residual {
-        y = y + tensor(residual);
+        y = y + wide(tensor(residual));
     }
-    activate(y, config.negative_slope).into_primitive().tensor()
+    cast(activate(y, config.negative_slope), dtype).into_primitive().tensor()
 }
 
 pub fn norm_act_backward<B: KernelBackend>(
@@ -70,8 +77,9 @@ pub fn norm_act_backward<B: KernelBackend>(
     with_residual: bool,
     config: NormAct,
 ) -> NormActGrads<B> {
-    let (normalized, inverse_std) = normalize(tensor::<B, 5>(x), config);
-    let mut dy = tensor::<B, 5>(dy);
+    let dtype = x.dtype();
+    let (normalized, inverse_std) = normalize(wide(tensor::<B, 5>(x)), config);
+    let mut dy = wide(tensor::<B, 5>(dy));
     if let Some(slope) = config.negative_slope {
         let scaled = dy.clone() * slope;
         dy = dy.mask_where(tensor::<B, 5>(y).lower_equal_elem(0.0), scaled);
@@ -89,8 +97,8 @@ pub fn norm_act_backward<B: KernelBackend>(
     let projection = (scaled.clone() * normalized.clone()).mean_dim(2);
     let dx = (scaled - mean - normalized * projection) * inverse_std;
     NormActGrads {
-        x: dx.reshape(dims).into_primitive().tensor(),
-        residual: with_residual.then(|| dy.into_primitive().tensor()),
+        x: cast(dx.reshape(dims), dtype).into_primitive().tensor(),
+        residual: with_residual.then(|| cast(dy, dtype).into_primitive().tensor()),
         gamma: gamma_grad,
         beta: beta_grad,
     }

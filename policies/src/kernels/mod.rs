@@ -2,7 +2,8 @@
 //!
 //! Burn's CPU backend runs 3D convolutions and group norms well below what the machine can do. The functions here are
 //! generic over [`KernelBackend`]: on `Flex` with `f32` they run our own code (forward and backward), on every other
-//! backend and element type they are composed from Burn's operations. Results on the CPU are bit-equal for any number of
+//! backend and element type they are composed from Burn's operations. Weights are cast to the type of the input they meet, see
+//! [`crate::precision`]. Results on the CPU are bit-equal for any number of
 //! rayon threads: the work is split by shape alone and every sum has a fixed order.
 //!
 //! | file | owns |
@@ -63,6 +64,8 @@ pub(crate) use flops::count;
 use burn::tensor::{Tensor, TensorPrimitive};
 use std::sync::Arc;
 
+use crate::precision::{cast, wide};
+
 /// 3D convolution with groups 1 and dilation 1: `x_NIDHW * weight_OIDHW + bias_O` to `[N, O, D', H', W']`,
 /// `D' = (D + 2 padding - kernel) / stride + 1`, rounded down.
 pub fn conv3d<B: KernelBackend>(
@@ -80,8 +83,9 @@ pub fn conv3d<B: KernelBackend>(
     let window = Window { kernel, stride, padding };
     window.check(size);
     count(batch * outputs * volume(window.output(size)), channels * volume(kernel));
-    let bias = bias_o.map(primitive);
-    Tensor::from_primitive(TensorPrimitive::Float(B::kernel_conv3d(primitive(x_ncdhw), primitive(weight_oidhw), bias, window)))
+    let dtype = x_ncdhw.dtype();
+    let (weight, bias) = (cast(weight_oidhw, dtype), bias_o.map(|bias| primitive(cast(bias, dtype))));
+    Tensor::from_primitive(TensorPrimitive::Float(B::kernel_conv3d(primitive(x_ncdhw), primitive(weight), bias, window)))
 }
 
 /// A convolution as in [`conv3d`] with all that follows it once training is over, in one pass:
@@ -108,7 +112,8 @@ pub fn conv3d_act<B: KernelBackend>(
     let fits = residual.as_ref().is_none_or(|residual| residual.dims() == [batch, outputs, d, h, w]);
     assert!(fits, "conv3d_act: the residual's shape differs from the output's");
     let config = ConvAct { scale: primitive(scale_o), shift: primitive(shift_o), window, negative_slope };
-    let y = B::kernel_conv3d_act(primitive(x_ncdhw), primitive(weight_oidhw), residual.map(primitive), config);
+    let weight = cast(weight_oidhw, x_ncdhw.dtype());
+    let y = B::kernel_conv3d_act(primitive(x_ncdhw), primitive(weight), residual.map(primitive), config);
     Tensor::from_primitive(TensorPrimitive::Float(y))
 }
 
@@ -136,8 +141,9 @@ pub fn conv_transpose3d<B: KernelBackend>(
     assert_eq!(kernel, stride, "conv_transpose3d: the kernel must equal the stride");
     assert!(bias_o.as_ref().is_none_or(|bias| bias.dims() == [outputs]), "conv_transpose3d: the bias must have {outputs} values");
     count(x_ncdhw.dims().iter().product(), outputs * volume(kernel));
-    let bias = bias_o.map(primitive);
-    Tensor::from_primitive(TensorPrimitive::Float(B::kernel_conv_transpose3d(primitive(x_ncdhw), primitive(weight_iodhw), bias, stride)))
+    let dtype = x_ncdhw.dtype();
+    let (weight, bias) = (cast(weight_iodhw, dtype), bias_o.map(|bias| primitive(cast(bias, dtype))));
+    Tensor::from_primitive(TensorPrimitive::Float(B::kernel_conv_transpose3d(primitive(x_ncdhw), primitive(weight), bias, stride)))
 }
 
 /// Group norm followed by an activation, see [`norm_add_act`].
@@ -194,7 +200,9 @@ pub fn linear<B: KernelBackend>(x_ri: Tensor<B, 2>, weight_oi: Tensor<B, 2>, bia
     assert_eq!(inputs, weight_inputs, "linear: rows have {inputs} values, the weight takes {weight_inputs}");
     assert!(bias_o.as_ref().is_none_or(|bias| bias.dims() == [outputs]), "linear: the bias must have {outputs} values");
     count(rows * outputs, inputs);
-    let y = B::kernel_linear(primitive(x_ri), primitive(weight_oi), bias_o.map(primitive));
+    let dtype = x_ri.dtype();
+    let (weight, bias) = (cast(weight_oi, dtype), bias_o.map(|bias| primitive(cast(bias, dtype))));
+    let y = B::kernel_linear(primitive(x_ri), primitive(weight), bias);
     Tensor::from_primitive(TensorPrimitive::Float(y))
 }
 
@@ -270,14 +278,14 @@ pub fn side_by_side<B: KernelBackend>(a_ncdhw: Tensor<B, 5>, b_ncdhw: Tensor<B, 
     Tensor::from_primitive(TensorPrimitive::Float(B::kernel_side_by_side(primitive(a_ncdhw), primitive(b_ncdhw))))
 }
 
-/// Mean over the volume, `[N, C]`.
+/// Mean over the volume, `[N, C]`, wide.
 pub fn global_avg_pool3d<B: KernelBackend>(x_ncdhw: Tensor<B, 5>) -> Tensor<B, 2> {
-    x_ncdhw.flatten::<3>(2, 4).mean_dim(2).squeeze_dim::<2>(2)
+    wide(x_ncdhw).flatten::<3>(2, 4).mean_dim(2).squeeze_dim::<2>(2)
 }
 
-/// Maximum over the volume, `[N, C]`.
+/// Maximum over the volume, `[N, C]`, wide.
 pub fn global_max_pool3d<B: KernelBackend>(x_ncdhw: Tensor<B, 5>) -> Tensor<B, 2> {
-    x_ncdhw.flatten::<3>(2, 4).max_dim(2).squeeze_dim::<2>(2)
+    wide(x_ncdhw.flatten::<3>(2, 4).max_dim(2).squeeze_dim::<2>(2))
 }
 
 fn volume(size: [usize; 3]) -> usize {

@@ -22,6 +22,7 @@ use super::{
     ResidualUNetConfig, SwinUnetr, SwinUnetrConfig, Unet3d, Unet3dConfig, Unetr, UnetrConfig, require,
 };
 use crate::kernels::KernelBackend;
+use crate::precision::wide;
 use crate::weights::layout::Layout;
 
 /// A segmenter, by `kind`.
@@ -68,7 +69,7 @@ impl SegmenterConfig {
             Self::ResidualEncoderUnet(config) => config.check(),
             Self::DynUnet(config) => config.check(),
             Self::Unet3d(config) => config.check(),
-            Self::Unetr(config) => config.check(),
+            Self::Unetr(config) => config.check().and_then(|()| config.check_window(window)),
         }?;
         let divisor = self.divisor();
         let nearest = [0, 1, 2].map(|a| window[a].next_multiple_of(divisor[a]).max(divisor[a]));
@@ -147,7 +148,7 @@ impl SegmenterConfig {
             Self::ResidualEncoderUnet(_) => Layout::NnUnet,
             Self::DynUnet(_) => Layout::DynUnet,
             Self::Unet3d(_) => Layout::Unet3d,
-            Self::Unetr(_) => Layout::Own,
+            Self::Unetr(_) => Layout::Unetr,
         }
     }
 
@@ -232,7 +233,7 @@ impl<B: KernelBackend> AnySegmenter<B> {
         self.features_with(x_NCDHW, mode, &mut Direct)
     }
 
-    /// From [`AnySegmenter::features`] to `logits_NKDHW`. One pass through the encoder can so serve two policies.
+    /// From [`AnySegmenter::features`] to `logits_NKDHW`, which are wide (see [`crate::precision`]). One pass through the encoder can so serve two policies.
     pub fn decode(&self, features: Vec<Tensor<B, 5>>, mode: Mode) -> Tensor<B, 5> {
         self.decode_with(features, mode, &mut Direct)
     }
@@ -251,14 +252,14 @@ impl<B: KernelBackend> AnySegmenter<B> {
 
     /// As [`AnySegmenter::decode`], the parts run by `run`.
     pub fn decode_with(&self, features: Vec<Tensor<B, 5>>, mode: Mode, run: &mut impl Runner<B>) -> Tensor<B, 5> {
-        match self {
+        wide(match self {
             Self::ResidualUnet(net) => net.decode(features, mode),
             Self::SwinUnetr(net) => net.decode(features, run),
             Self::ResidualEncoderUnet(net) => net.decode(features),
             Self::DynUnet(net) => net.decode(features),
             Self::Unet3d(net) => net.decode(features),
             Self::Unetr(net) => net.decode(features),
-        }
+        })
     }
 }
 
@@ -296,6 +297,7 @@ pub(crate) mod tests {
             SegmenterConfig::Unetr(UnetrConfig {
                 feature_size: 2,
                 vit: VitConfig { patch: 4, width: 6, depth: 2, heads: 1, mlp_ratio: 1 },
+                monai_window: None,
             }),
         ]
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Init;
 use crate::kernels::{self, KernelBackend};
+use crate::precision::wide;
 
 /// How the weights of a convolution are drawn.
 #[derive(Clone, Copy, Debug)]
@@ -116,11 +117,11 @@ impl<B: Backend> Linear<B> {
         Self { weight: init.uniform("weight", [to, from], (1.0 / from as f64).sqrt()), bias: init.constant("bias", [to], 0.0) }
     }
 
-    /// `x_NI` -> `[N, O]`, for a few rows.
+    /// `x_NI` -> `[N, O]`, for a few rows; wide.
     pub fn forward(&self, x_NI: Tensor<B, 2>) -> Tensor<B, 2> {
         let ([rows, from], to) = (x_NI.dims(), self.weight.dims()[0]);
         kernels::count(rows * to, from);
-        x_NI.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
+        wide(x_NI).matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
     }
 }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::layers::Conv3d;
 use super::{ConfigError, Init, require};
 use crate::kernels::{self, KernelBackend};
+use crate::precision::{cast, relu, wide};
 
 /// What batch norm does: nothing else differs between the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,15 +114,17 @@ impl<B: KernelBackend> Norm<B> {
         match mode {
             Mode::Eval => {
                 let (scale, shift) = self.folded(mean, var);
-                let mut y = x * scale.reshape(per_channel) + shift.reshape(per_channel);
+                let dtype = x.dtype();
+                let mut y = wide(x) * scale.reshape(per_channel) + shift.reshape(per_channel);
                 if let Some(shortcut) = shortcut {
-                    y = y + shortcut;
+                    y = y + wide(shortcut);
                 }
-                match negative_slope {
+                let y = match negative_slope {
                     None => y,
-                    Some(0.0) => activation::relu(y),
+                    Some(0.0) => relu(y),
                     Some(slope) => activation::leaky_relu(y, slope),
-                }
+                };
+                cast(y, dtype)
             }
             Mode::Train => {
                 let [batch_mean, batch_var] = kernels::channel_moments(x.clone().detach());

@@ -26,11 +26,15 @@ pub struct UnetrConfig {
     /// The transformer. Its `patch` must be 2, 4, 8, 16 or 32, its `depth` at least the number of halvings to a patch. The published UNETR
     /// has `width = 768`, `heads = 12`.
     pub vit: VitConfig,
+    /// Sides of the window that MONAI's UNETR is for, [96, 96, 96] as published: the network is then MONAI's to the last number, so that its weights
+    /// fit, with learned positions for windows of this size alone, queries, keys and values without bias, and hidden states after blocks 4, 7
+    /// and 10. Default none: fixed positions for any window, hidden states after blocks 3, 6 and 9.
+    pub monai_window: Option<[usize; 3]>,
 }
 
 impl Default for UnetrConfig {
     fn default() -> Self {
-        Self { feature_size: 16, vit: VitConfig::default() }
+        Self { feature_size: 16, vit: VitConfig::default(), monai_window: None }
     }
 }
 
@@ -45,6 +49,22 @@ impl UnetrConfig {
         })?;
         require(depth >= self.halvings(), || {
             format!("vit.depth = {depth}; a patch of {patch} needs hidden states of {} depths: choose at least as many", self.halvings())
+        })?;
+        require(self.monai_window.is_none() || (patch, depth) == (16, 12), || {
+            format!("vit.patch = {patch} and vit.depth = {depth}; MONAI's UNETR has 16 and 12: choose those, or no monai_window")
+        })?;
+        require(self.monai_window.is_none_or(|window| window.iter().all(|side| (16..=1024).contains(side) && side % 16 == 0)), || {
+            format!("monai_window = {:?}; choose sides of 16 to 1024 voxels, divisible by 16", self.monai_window.unwrap_or_default())
+        })
+    }
+
+    /// Refuse windows that there are no learned positions for.
+    pub fn check_window(&self, window: [usize; 3]) -> Result<(), ConfigError> {
+        require(self.monai_window.is_none_or(|known| known == window), || {
+            let known = self.monai_window.unwrap_or_default();
+            format!(
+                "a window of {window:?} voxels with monai_window = {known:?}, whose positions are learned; make them equal, or leave monai_window out"
+            )
         })
     }
 
@@ -75,9 +95,10 @@ impl UnetrConfig {
         let (widths, last) = (self.widths(), self.halvings());
         let place = |level: usize| init.at(format_args!("encoder{}", level + 1));
         Ok(UnetrEncoder {
-            vit: self.vit.init(in_channels, &init.at("vit"))?,
+            vit: self.vit.init_as(in_channels, self.monai_window, &init.at("vit"))?,
             encoder1: UnetrBlock::new(&place(0), [in_channels, widths[0]]),
             encoders: (1..last).map(|level| PrUpBlock::new(&place(level), [widths[last], widths[level]], last - level - 1)).collect(),
+            late: self.monai_window.is_some(),
         })
     }
 
@@ -137,13 +158,15 @@ pub struct UnetrEncoder<B: Backend> {
     encoder1: UnetrBlock<B>,
     /// Of the levels between the voxels and the patches, finest first.
     encoders: Vec<PrUpBlock<B>>,
+    /// Hidden states are MONAI's.
+    late: bool,
 }
 
 impl<B: KernelBackend> UnetrEncoder<B> {
     /// `x_NCDHW` -> the map of each level, finest first; finer maps are of earlier blocks.
     pub fn forward(&self, x_NCDHW: Tensor<B, 5>) -> Vec<Tensor<B, 5>> {
         let mut maps = vec![self.encoder1.forward(x_NCDHW.clone())];
-        let mut states = self.vit.states(x_NCDHW, self.encoders.len() + 1).into_iter();
+        let mut states = self.vit.states(x_NCDHW, self.encoders.len() + 1, self.late).into_iter();
         maps.extend(self.encoders.iter().zip(states.by_ref()).map(|(encoder, state)| encoder.forward(state)));
         maps.extend(states);
         maps
@@ -171,13 +194,17 @@ impl<B: KernelBackend> Unetr<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights;
+    use std::collections::BTreeMap;
+
+    use super::super::golden::{self, B};
+    use crate::weights::layout::Layout;
+    use crate::weights::{self, NamedTensor};
     use burn::backend::Flex;
 
     #[test]
     fn levels_follow_the_patch() {
         let vit = VitConfig { patch: 8, width: 12, depth: 3, heads: 2, mlp_ratio: 2 };
-        let config = UnetrConfig { feature_size: 2, vit };
+        let config = UnetrConfig { feature_size: 2, vit, monai_window: None };
         assert_eq!(config.widths(), [2, 4, 8, 12]);
         let model = config.init::<Flex>(1, 3, &Init::new(0, "focus", &Default::default())).unwrap();
         let x = Tensor::ones([2, 1, 8, 16, 8], &Default::default());
@@ -193,13 +220,60 @@ mod tests {
     #[test]
     fn all_but_the_transformer_has_the_published_size() {
         let vit = VitConfig { width: 768, heads: 12, ..VitConfig::default() };
-        let config = UnetrConfig { feature_size: 16, vit: vit.clone() };
+        let config = UnetrConfig { vit: vit.clone(), ..UnetrConfig::default() };
         let device = Default::default();
         let init = Init::<Flex>::new(0, "focus", &device);
         let model = config.init(1, 14, &init).unwrap();
         let transformer = weights::parameter_count(&vit.init(1, &init).unwrap());
         // MONAI 1.5.1: UNETR(1, 14, (96, 96, 96), feature_size=16) less its `vit`, which has learned positions and more.
         assert_eq!(weights::parameter_count(&model) - transformer, 4_443_310);
+    }
+
+    fn published() -> serde_json::Value {
+        serde_json::from_str(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/unetr.json"))).unwrap()
+    }
+
+    fn monai() -> UnetrConfig {
+        let vit = VitConfig { patch: 16, width: 12, depth: 12, heads: 2, mlp_ratio: 2 };
+        UnetrConfig { feature_size: 2, vit, monai_window: Some([32, 32, 16]) }
+    }
+
+    /// Names and shapes of MONAI's state dict.
+    fn monai_shapes(entry: &serde_json::Value) -> Vec<(String, Vec<usize>)> {
+        serde_json::from_value(entry["keys"].clone()).unwrap()
+    }
+
+    #[test]
+    fn names_and_shapes_are_monais_both_ways() {
+        let model = monai().init::<Flex>(2, 3, &Init::new(0, "focus", &Default::default())).unwrap();
+        let own: BTreeMap<String, Vec<usize>> = weights::shapes(&model).into_iter().collect();
+        // MONAI makes cross-attention in every block and never runs it.
+        let (unused, used): (Vec<_>, Vec<_>) = monai_shapes(&published()).into_iter().partition(|(name, _)| name.contains("cross_attn"));
+        assert!(unused.len() == 12 * 7 && unused.iter().all(|(name, _)| Layout::Unetr.own(name).is_none()));
+        let used: BTreeMap<String, Vec<usize>> = used.into_iter().collect();
+        let exported: BTreeMap<_, _> = own.iter().map(|(name, shape)| (Layout::Unetr.published(name), shape.clone())).collect();
+        assert_eq!(exported, used);
+        let imported: BTreeMap<_, _> = used.iter().map(|(name, shape)| (Layout::Unetr.own(name).unwrap(), shape.clone())).collect();
+        assert_eq!(imported, own);
+    }
+
+    #[test]
+    fn with_monais_weights_logits_are_monais() {
+        let entry = published();
+        let model = monai().init::<B>(2, 3, &Init::new(0, "focus", &Default::default())).unwrap();
+        let named = golden::rule("unetr", monai_shapes(&entry)).into_iter();
+        let own = named.filter_map(|t| Layout::Unetr.own(&t.name).map(|name| NamedTensor { name, ..t })).collect();
+        let (model, _) = weights::from_tensors(model, own, &weights::Scope::Whole).unwrap();
+        let logits = model.decode(model.encoder.forward(golden::input(&entry)));
+        golden::assert_map("output", &logits, &entry["output"]);
+    }
+
+    #[test]
+    fn learned_positions_are_for_one_window() {
+        let config = crate::nets::SegmenterConfig::Unetr(monai());
+        assert!(config.check([32, 32, 16]).is_ok());
+        let error = config.check([32, 32, 32]).unwrap_err().to_string();
+        assert!(error.contains("monai_window = [32, 32, 16]"), "{error}");
     }
 
     #[test]
@@ -209,6 +283,11 @@ mod tests {
             (UnetrConfig { feature_size: 0, ..UnetrConfig::default() }, "feature_size"),
             (UnetrConfig { vit: VitConfig { patch: 12, ..vit() }, ..UnetrConfig::default() }, "vit.patch = 12"),
             (UnetrConfig { vit: VitConfig { depth: 2, ..vit() }, ..UnetrConfig::default() }, "vit.depth = 2"),
+            (
+                UnetrConfig { vit: VitConfig { patch: 8, ..vit() }, monai_window: Some([96; 3]), ..UnetrConfig::default() },
+                "MONAI's UNETR has 16 and 12",
+            ),
+            (UnetrConfig { monai_window: Some([96, 96, 40]), ..UnetrConfig::default() }, "monai_window = [96, 96, 40]"),
             (UnetrConfig { vit: VitConfig { heads: 7, ..vit() }, ..UnetrConfig::default() }, "heads"),
         ] {
             let error = config.check().unwrap_err().to_string();

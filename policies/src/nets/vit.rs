@@ -1,7 +1,7 @@
 //! 3D vision transformer that reads the visible patches only, and the light decoder of masked auto-encoding.
 //!
 //! Keys: `patch_embed.proj`, `blocks.I.{norm1,attn.{qkv,proj},norm2,mlp.{linear1,linear2}}`, `norm`; of the decoder `embed`, `mask_token`,
-//! `blocks`, `norm`, `pred`. Positions are fixed sines and cosines, no weights.
+//! `blocks`, `norm`, `pred`. Positions are fixed sines and cosines, no weights, but for MONAI's (`patch_embed.positions`).
 //!
 //! Shapes: `x_NCDHW`, `tokens_NTC` (T patches in C order), V visible tokens.
 
@@ -15,6 +15,7 @@ use super::layers::{Conv3d, ConvInit, LayerNorm, Linear};
 use super::swin::Mlp;
 use super::{ConfigError, Init, require};
 use crate::kernels::{self, KernelBackend};
+use crate::precision::cast;
 
 /// A 3D vision transformer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -75,6 +76,12 @@ impl VitConfig {
 
     /// The encoder with its first weights.
     pub fn init<B: Backend>(&self, in_channels: usize, init: &Init<B>) -> Result<Vit<B>, ConfigError> {
+        self.init_as(in_channels, None, init)
+    }
+
+    /// As [`VitConfig::init`]; with the sides of a window as MONAI's: learned positions of the patches of this window, and queries, keys and values
+    /// without bias.
+    pub fn init_as<B: Backend>(&self, in_channels: usize, monai: Option<[usize; 3]>, init: &Init<B>) -> Result<Vit<B>, ConfigError> {
         self.check()?;
         require(in_channels > 0, || "no input channel; give at least one".to_owned())?;
         let proj = Conv3d::patches(
@@ -84,8 +91,14 @@ impl VitConfig {
             ConvInit::FanIn { negative_slope: 1.0 },
         );
         Ok(Vit {
-            patch_embed: VitPatchEmbed { proj },
-            blocks: blocks(&init.at("blocks"), self.depth, [self.width, self.heads, self.mlp_ratio]),
+            patch_embed: VitPatchEmbed {
+                proj,
+                positions: monai.map(|window| {
+                    let tokens = window.iter().map(|side| side / self.patch).product();
+                    init.at("patch_embed").normal("positions", [1, tokens, self.width], 0.02)
+                }),
+            },
+            blocks: blocks(&init.at("blocks"), self.depth, [self.width, self.heads, self.mlp_ratio], monai.is_none()),
             norm: LayerNorm::new(&init.at("norm"), self.width),
             patch: self.patch,
         })
@@ -104,18 +117,18 @@ impl VitConfig {
         Ok(MaeDecoder {
             embed: Linear::new(&init.at("embed"), self.width, width),
             mask_token: init.normal("mask_token", [1, 1, width], 0.02),
-            blocks: blocks(&init.at("blocks"), depth, [width, heads, 4]),
+            blocks: blocks(&init.at("blocks"), depth, [width, heads, 4], true),
             norm: LayerNorm::new(&init.at("norm"), width),
             pred: Linear::new(&init.at("pred"), width, self.patch.pow(3) * in_channels),
         })
     }
 }
 
-fn blocks<B: Backend>(init: &Init<B>, depth: usize, [width, heads, mlp_ratio]: [usize; 3]) -> Vec<VitBlock<B>> {
+fn blocks<B: Backend>(init: &Init<B>, depth: usize, [width, heads, mlp_ratio]: [usize; 3], bias: bool) -> Vec<VitBlock<B>> {
     let block = |place: Init<B>| VitBlock {
         norm1: LayerNorm::new(&place.at("norm1"), width),
         attn: Attention {
-            qkv: Linear::new(&place.at("attn").at("qkv"), width, 3 * width),
+            qkv: Qkv::new(&place.at("attn").at("qkv"), width, bias),
             proj: Linear::new(&place.at("attn").at("proj"), width, width),
             heads,
         },
@@ -194,19 +207,43 @@ fn positions<B: Backend>([d, h, w]: [usize; 3], width: usize, like: &Tensor<B, 3
 #[derive(Module, Debug)]
 pub struct VitPatchEmbed<B: Backend> {
     proj: Conv3d<B>,
+    /// MONAI's learned ones; fixed ones are no weights.
+    positions: Option<Param<Tensor<B, 3>>>,
+}
+
+/// Queries, keys and values of all heads: a linear layer with or without bias.
+#[derive(Module, Debug)]
+pub struct Qkv<B: Backend> {
+    weight: Param<Tensor<B, 2>>,
+    bias: Option<Param<Tensor<B, 1>>>,
+}
+
+impl<B: Backend> Qkv<B> {
+    fn new(init: &Init<B>, width: usize, bias: bool) -> Self {
+        let Linear { weight, bias: zeros } = Linear::new(init, width, 3 * width);
+        Self { weight, bias: bias.then_some(zeros) }
+    }
+}
+
+impl<B: KernelBackend> Qkv<B> {
+    fn forward(&self, x_NTC: Tensor<B, 3>) -> Tensor<B, 3> {
+        let [n, t, width] = x_NTC.dims();
+        let y = kernels::linear(x_NTC.reshape([n * t, width]), self.weight.val(), self.bias.as_ref().map(Param::val));
+        y.reshape([n, t, 3 * width])
+    }
 }
 
 /// Multi-head self-attention over all tokens.
 #[derive(Module, Debug)]
 pub struct Attention<B: Backend> {
-    qkv: Linear<B>,
+    qkv: Qkv<B>,
     proj: Linear<B>,
     heads: usize,
 }
 
 impl<B: KernelBackend> Attention<B> {
     fn forward(&self, x_NTC: Tensor<B, 3>) -> Tensor<B, 3> {
-        self.proj.forward_rows(kernels::attention(self.qkv.forward_rows(x_NTC), None, None, self.heads))
+        self.proj.forward_rows(kernels::attention(self.qkv.forward(x_NTC), None, None, self.heads))
     }
 }
 
@@ -248,8 +285,9 @@ impl<B: KernelBackend> Vit<B> {
         map(self.transform(self.tokens(x_NCDHW)), grid)
     }
 
-    /// The maps after equal shares of the blocks, `count` of them, at most as many as there are blocks; the last is [`Vit::forward`]'s.
-    pub fn states(&self, x_NCDHW: Tensor<B, 5>, count: usize) -> Vec<Tensor<B, 5>> {
+    /// The maps after equal shares of the blocks, `count` of them, at most as many as there are blocks; the last is [`Vit::forward`]'s. `late`: all but
+    /// the last one block later, as in MONAI's UNETR.
+    pub fn states(&self, x_NCDHW: Tensor<B, 5>, count: usize, late: bool) -> Vec<Tensor<B, 5>> {
         let grid = self.grid(&x_NCDHW);
         let mut tokens = self.tokens(x_NCDHW);
         let mut states = Vec::with_capacity(count);
@@ -258,7 +296,8 @@ impl<B: KernelBackend> Vit<B> {
             if i + 1 == self.blocks.len() {
                 tokens = self.norm.forward(tokens);
             }
-            if (i + 1) * count / self.blocks.len() > states.len() {
+            let (done, all) = ((i + 1).saturating_sub(usize::from(late && i + 1 < self.blocks.len())), self.blocks.len());
+            if done * count / all > states.len() {
                 states.push(map(tokens.clone(), grid));
             }
         }
@@ -276,7 +315,10 @@ impl<B: KernelBackend> Vit<B> {
         let map = self.patch_embed.proj.forward(x_NCDHW);
         let [n, width, ..] = map.dims();
         let tokens = map.reshape([n, width, grid.iter().product()]).swap_dims(1, 2);
-        let positions = positions(grid, width, &tokens);
+        let positions = match &self.patch_embed.positions {
+            Some(learned) => cast(learned.val(), tokens.dtype()),
+            None => positions(grid, width, &tokens),
+        };
         tokens + positions
     }
 
@@ -306,7 +348,7 @@ impl<B: KernelBackend> MaeDecoder<B> {
     pub fn forward(&self, latent_NVC: Tensor<B, 3>, visible: &Visible, grid: [usize; 3]) -> Tensor<B, 3> {
         let shown = self.embed.forward_rows(latent_NVC);
         let [n, v, width] = shown.dims();
-        let hidden = self.mask_token.val().expand([n, visible.tokens - v, width]);
+        let hidden = cast(self.mask_token.val(), shown.dtype()).expand([n, visible.tokens - v, width]);
         let tokens = take(Tensor::cat(vec![shown, hidden], 1), visible.restore(&self.mask_token.device()));
         let positions = positions(grid, width, &tokens);
         let tokens = tokens + positions;
@@ -380,7 +422,7 @@ mod tests {
     #[test]
     fn hidden_states_are_of_equal_shares_of_the_blocks() {
         let vit = VitConfig { depth: 5, ..tiny().0 }.init(1, &init()).unwrap();
-        let states = |count| vit.states(volume("x"), count).into_iter().map(values).collect::<Vec<_>>();
+        let states = |count| vit.states(volume("x"), count, false).into_iter().map(values).collect::<Vec<_>>();
         let (two, all) = (states(2), states(5));
         assert_eq!([two.len(), all.len()], [2, 5]);
         assert_eq!([&two[0], &two[1]], [&all[2], &all[4]], "after 3 and 5 of 5 blocks");

@@ -15,6 +15,8 @@ pub enum Layout {
     NnUnet,
     /// The U-Net of Models Genesis and SuPreM.
     Unet3d,
+    /// MONAI's UNETR.
+    Unetr,
 }
 
 /// What PyTorch's and the authors' wrappers put before a name.
@@ -36,6 +38,9 @@ impl Layout {
             Layout::DynUnet if name.starts_with("skip_layers.") => None,
             Layout::DynUnet => Some(below_encoder(name, &["input_block", "downsamples", "bottleneck"])),
             Layout::NnUnet => (!name.starts_with("decoder.encoder.") && !name.contains(".all_modules.")).then(|| name.to_owned()),
+            // MONAI makes cross-attention and never runs it.
+            Layout::Unetr if name.contains("cross_attn.") => None,
+            Layout::Unetr => Some(unetr_own(name).unwrap_or_else(|| name.to_owned())),
             Layout::Unet3d => Some(unet3d_own(name).unwrap_or_else(|| name.to_owned())),
         }
     }
@@ -45,6 +50,7 @@ impl Layout {
         match self {
             Layout::Own | Layout::NnUnet => own.to_owned(),
             Layout::SwinUnetr | Layout::DynUnet => own.strip_prefix("encoder.").unwrap_or(own).to_owned(),
+            Layout::Unetr => unetr_published(own).unwrap_or_else(|| own.to_owned()),
             Layout::Unet3d => unet3d_published(own).unwrap_or_else(|| own.to_owned()),
         }
     }
@@ -90,6 +96,57 @@ fn unet3d_published(own: &str) -> Option<String> {
     own.strip_prefix("head.").map(|rest| format!("out_tr.final_conv.{rest}"))
 }
 
+/// Names within the transformer: MONAI's, and ours.
+const UNETR_VIT: [(&str, &str); 3] = [
+    ("patch_embedding.patch_embeddings.", "patch_embed.proj."),
+    ("patch_embedding.position_embeddings", "patch_embed.positions"),
+    (".attn.out_proj.", ".attn.proj."),
+];
+
+/// `encoder3.blocks.0.1.conv1.conv.weight` -> `encoder.encoders.1.blocks.0.block.layer.conv1.conv.weight`; `decoder5.x` -> `decoders.0.x`.
+fn unetr_own(name: &str) -> Option<String> {
+    if let Some(rest) = name.strip_prefix("vit.") {
+        return Some(UNETR_VIT.iter().fold(format!("encoder.vit.{rest}"), |name, (theirs, ours)| name.replace(theirs, ours)));
+    }
+    let (part, rest) = name.split_once('.')?;
+    if let Some(number) = part.strip_prefix("decoder") {
+        return Some(format!("decoders.{}.{rest}", 5usize.checked_sub(number.parse().ok()?)?));
+    }
+    let number: usize = part.strip_prefix("encoder")?.parse().ok()?;
+    if number == 1 {
+        return Some(format!("encoder.{name}"));
+    }
+    let rest = match rest.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')) {
+        Some((step, rest)) => {
+            let (which, rest) = rest.split_once('.')?;
+            let own = if which == "0" { format!("transp_conv.{}", rest.strip_prefix("conv.")?) } else { format!("block.layer.{rest}") };
+            format!("blocks.{step}.{own}")
+        }
+        None => format!("transp_conv_init.{}", rest.strip_prefix("transp_conv_init.conv.")?),
+    };
+    Some(format!("encoder.encoders.{}.{rest}", number.checked_sub(2)?))
+}
+
+fn unetr_published(own: &str) -> Option<String> {
+    if let Some(rest) = own.strip_prefix("decoders.") {
+        let (number, rest) = rest.split_once('.')?;
+        return Some(format!("decoder{}.{rest}", 5usize.checked_sub(number.parse().ok()?)?));
+    }
+    let own = own.strip_prefix("encoder.")?;
+    if own.starts_with("vit.") {
+        return Some(UNETR_VIT.iter().fold(own.to_owned(), |name, (theirs, ours)| name.replace(ours, theirs)));
+    }
+    let Some((number, rest)) = own.strip_prefix("encoders.").and_then(|rest| rest.split_once('.')) else { return Some(own.to_owned()) };
+    let rest = match rest.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')) {
+        Some((step, rest)) => match rest.strip_prefix("transp_conv.") {
+            Some(rest) => format!("blocks.{step}.0.conv.{rest}"),
+            None => format!("blocks.{step}.1.{}", rest.strip_prefix("block.layer.")?),
+        },
+        None => format!("transp_conv_init.conv.{}", rest.strip_prefix("transp_conv_init.")?),
+    };
+    Some(format!("encoder{}.{rest}", number.parse::<usize>().ok()? + 2))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +177,14 @@ mod tests {
             (Unet3d, "module.backbone.down_tr256.ops.1.bn1.weight", Some("encoder.levels.2.1.bn1.weight")),
             (Unet3d, "up_tr64.up_conv.bias", Some("decoder.0.up_conv.bias")),
             (Unet3d, "out_tr.final_conv.weight", Some("head.weight")),
+            (Unetr, "module.vit.blocks.3.attn.out_proj.bias", Some("encoder.vit.blocks.3.attn.proj.bias")),
+            (Unetr, "vit.patch_embedding.position_embeddings", Some("encoder.vit.patch_embed.positions")),
+            (Unetr, "vit.blocks.3.norm_cross_attn.bias", None),
+            (Unetr, "encoder1.layer.conv3.conv.weight", Some("encoder.encoder1.layer.conv3.conv.weight")),
+            (Unetr, "encoder2.blocks.1.0.conv.weight", Some("encoder.encoders.0.blocks.1.transp_conv.weight")),
+            (Unetr, "encoder.encoders.0.blocks.1.transp_conv.weight", Some("encoder.encoders.0.blocks.1.transp_conv.weight")),
+            (Unetr, "decoder5.conv_block.conv1.conv.weight", Some("decoders.0.conv_block.conv1.conv.weight")),
+            (Unetr, "decoder6.x", Some("decoder6.x")),
             (Unet3d, "down_tr65.ops.1.x", Some("down_tr65.ops.1.x")),
         ] {
             assert_eq!(layout.own(name).as_deref(), own, "{name}");

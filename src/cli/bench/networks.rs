@@ -11,7 +11,7 @@ use super::super::output::table;
 use super::super::{Context, Ended};
 use crate::backend::{TrainBackend, on_device};
 use crate::bench::networks;
-use crate::config::Device;
+use crate::config::{Device, Precision};
 use crate::error::Result;
 use crate::run::Observer;
 use crate::run::usage::{cpu_seconds, peak_memory_bytes, reset_peak_memory};
@@ -29,6 +29,9 @@ pub struct NetworksArgs {
     /// Where to run.
     #[arg(long, value_enum, default_value = "cpu")]
     device: On,
+    /// Numbers that networks compute in, see `panscreen config explain precision`.
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: In,
     /// Print the rows' names only.
     #[arg(long)]
     list: bool,
@@ -45,6 +48,12 @@ pub enum Rows {
 enum On {
     Cpu,
     Cuda,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum In {
+    F32,
+    Bf16,
 }
 
 /// A row's figures.
@@ -66,9 +75,14 @@ pub fn run(what: Rows, args: NetworksArgs, context: &Context) -> Result<Ended, F
     if !(0.0..=86_400.0).contains(&args.seconds) {
         return Err(Failure::says(USAGE, format!("--seconds is {}, expected 0 to 86400", args.seconds)));
     }
+    let precision = if args.precision == In::F32 { Precision::F32 } else { Precision::Bf16 };
+    if precision == Precision::Bf16 && args.device == On::Cpu {
+        let says = "--precision is bf16 with --device cpu, expected f32: the kernels for the CPU are f32";
+        return Err(Failure::says(USAGE, says).hint("give --device cuda, or leave --precision out"));
+    }
     context.use_threads(0)?;
     let device = if args.device == On::Cpu { Device::Cpu } else { Device::Cuda };
-    let timed = on_device(device, Bench { what, args: &args, observer: &*context.observer })?;
+    let timed = on_device(device, Bench { what, args: &args, precision, observer: &*context.observer })?;
     context.observer.finish();
     if timed.is_empty() {
         return Err(Failure::says(USAGE, format!("no row's name contains `{}`", args.only)).hint("--list names all rows"));
@@ -91,6 +105,7 @@ pub fn run(what: Rows, args: NetworksArgs, context: &Context) -> Result<Ended, F
 struct Bench<'a> {
     what: Rows,
     args: &'a NetworksArgs,
+    precision: Precision,
     observer: &'a dyn Observer,
 }
 
@@ -98,11 +113,11 @@ impl crate::backend::Work for Bench<'_> {
     type Output = Vec<Timed>;
 
     fn run<B: TrainBackend>(self, device: B::Device) -> Result<Vec<Timed>> {
-        let Bench { what, args, observer } = self;
+        let Bench { what, args, precision, observer } = self;
         let threads = rayon::current_num_threads();
         let rows = match what {
-            Rows::Operations => operations::<B>(&device),
-            Rows::Networks => networks::<B>(&device, threads),
+            Rows::Operations => operations::<B>(&device, precision.dtype()),
+            Rows::Networks => networks::<B>(&device, precision, threads),
         };
         let rows: Vec<Row> = rows.into_iter().filter(|row| row.name.contains(&args.only)).collect();
         if !args.list {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::module::{AutodiffModule, Module};
 use burn::optim::GradientsParams;
-use burn::tensor::{ElementConversion, Tensor};
+use burn::tensor::{DType, ElementConversion, Tensor};
 use panscreen_envs::rng::{RngExt, stream};
 use panscreen_envs::screening::{Grouping, Selection};
 use panscreen_policies::focus::Focus;
@@ -14,10 +14,11 @@ use panscreen_policies::losses::DiceCeConfig;
 use panscreen_policies::nets::Mode;
 use panscreen_policies::objectives::{ObjectiveKind, OldPolicy, Rollout, log_odds};
 use panscreen_policies::optim::{AdamW, clip_global_norm};
+use panscreen_policies::precision::{cast, is_half};
 use panscreen_policies::weights::{self, Scope};
 
 use super::critic::Critic;
-use super::shard::{self, LogitGradients, Pools, Shard};
+use super::shard::{self, LogitGradients, Logits, Pools, Shard};
 use super::step::StepLog;
 use crate::backend::{Inner, TrainBackend};
 use crate::config::{Config, OptimizerConfig};
@@ -116,11 +117,18 @@ pub struct Learner<B: TrainBackend> {
     shared: Shared,
     pub step: u64,
     pub device: B::Device,
+    /// What the networks compute in, see [`panscreen_policies::precision`].
+    pub dtype: DType,
+    /// Sub-volumes of the last step whose logits overflowed half precision.
+    pub recomputed: Vec<usize>,
 }
 
 impl<B: TrainBackend> Learner<B> {
     /// Fresh networks, the same for the same `config.seed`.
     pub fn new(config: &Config, device: &B::Device) -> Result<Self> {
+        if !B::supports_dtype(device, config.precision.dtype()) {
+            return Err(Error::Usage("this device does not compute in bf16; set `precision = \"f32\"`".into()));
+        }
         let channels = config.data.windows_hu.len();
         config.focus.check(config.env.window)?;
         let focus = config.focus.init(channels, CLASSES, config.seed, device)?;
@@ -151,6 +159,8 @@ impl<B: TrainBackend> Learner<B> {
             shared: config.backbone.shared,
             step: 0,
             device: device.clone(),
+            dtype: config.precision.dtype(),
+            recomputed: vec![],
         })
     }
 
@@ -203,6 +213,20 @@ impl<B: TrainBackend> Learner<B> {
         Ok(loss.map(|loss| ("losses/value", loss.into())).into_iter().collect())
     }
 
+    /// [`Learner::look`] in the learner's precision; where a logit overflows half precision, all of it again in `f32`. Also what was looked at.
+    pub fn look_until_finite(&mut self, x: Tensor<B, 5>, settings: &Settings) -> (Tensor<B, 5>, Vec<Shard<B>>, Logits<B>) {
+        let half = cast(x.clone(), self.dtype);
+        let shards = self.look(&half, settings);
+        let logits = shard::logits(&shards);
+        self.recomputed = if is_half(self.dtype) { logits.broken() } else { vec![] };
+        if self.recomputed.is_empty() {
+            return (half, shards, logits);
+        }
+        let shards = self.look(&x, settings);
+        let logits = shard::logits(&shards);
+        (x, shards, logits)
+    }
+
     /// Both networks on the observation, cut into `shards` parts that run side by side.
     pub fn look(&self, x: &Tensor<B, 5>, settings: &Settings) -> Vec<Shard<B>> {
         if settings.freeze_focus {
@@ -239,14 +263,15 @@ impl<B: TrainBackend> Learner<B> {
     /// Carry the gradients of the logits through both networks, clip them, and take one step of each optimiser.
     pub fn update(&mut self, shards: Vec<Shard<B>>, gradients: LogitGradients<B>, settings: &Settings) -> Result<StepLog> {
         let (glance, focus) = shard::counted(self.glance.clone(), self.focus.clone(), &shards);
-        self.glance = glance;
-        if !settings.freeze_focus {
-            self.focus = focus;
-        }
         let (mut glance_grads, mut focus_grads) = shard::backward(&self.glance, &self.focus, shards, gradients, &self.pools);
         let clip = |norm: f64| (norm > 0.0).then_some(norm);
         let glance_norm = clip_global_norm(&self.glance, &mut glance_grads, clip(settings.glance.clip_norm))?;
         let focus_norm = clip_global_norm(&self.focus, &mut focus_grads, clip(settings.focus.clip_norm))?;
+        // Not before the gradients are known to be numbers.
+        self.glance = glance;
+        if !settings.freeze_focus {
+            self.focus = focus;
+        }
         let glance_lr = settings.lr(&settings.glance, self.step);
         let focus_lr = settings.lr(&settings.focus, self.step);
         self.glance = self.glance_optimizer.step(self.glance.clone(), glance_grads, glance_lr);
@@ -346,9 +371,68 @@ pub(super) fn further_finite(name: &str, value: f32, step: u64) -> Result<()> {
 mod tests {
     use super::*;
     use burn::backend::{Autodiff, Flex};
+    use burn::tensor::TensorData;
     use panscreen_policies::glance::{GlanceConfig, GlanceHeadConfig};
 
     type B = Autodiff<Flex>;
+
+    #[test]
+    fn a_step_that_overflows_half_precision_is_computed_in_f32_and_names_its_sub_volumes() {
+        let mut config = Config::default();
+        config.data.windows_hu.truncate(1);
+        let mut learner = Learner::<B>::new(&config, &Default::default()).unwrap();
+        // The norm behind the first convolution brings it back; in f16 it is too large before that.
+        let mut first = true;
+        learner.focus = learner.focus.map(&mut Scaled(&mut first));
+        let settings = Settings::new(&config);
+        let values: Vec<f32> = (0..2 * 512).map(|i| if i < 512 { 0.0 } else { (i % 101) as f32 / 101.0 }).collect();
+        let x = Tensor::<B, 5>::from_data(TensorData::new(values, [2, 1, 8, 8, 8]), &Default::default());
+        let exact = shard::logits(&learner.look(&x, &settings));
+        for (dtype, recomputed) in [(DType::F32, vec![]), (DType::BF16, vec![]), (DType::F16, vec![1])] {
+            learner.dtype = dtype;
+            let (seen, _, logits) = learner.look_until_finite(x.clone(), &settings);
+            assert!(logits.broken().is_empty());
+            assert_eq!(learner.recomputed, recomputed, "{dtype:?}");
+            assert_eq!(seen.dtype() == DType::F32, dtype != DType::BF16);
+            assert_eq!(logits.s_gkdhw.to_data() == exact.s_gkdhw.to_data(), dtype != DType::BF16);
+        }
+    }
+
+    struct Scaled<'a>(&'a mut bool);
+    impl burn::module::ModuleMapper<B> for Scaled<'_> {
+        fn map_float<const D: usize>(&mut self, param: burn::module::Param<Tensor<B, D>>) -> burn::module::Param<Tensor<B, D>> {
+            let scaled = |t: Tensor<B, D>| Tensor::from_inner(t.inner() * 5e4).require_grad();
+            if std::mem::replace(self.0, false) { param.map(scaled) } else { param }
+        }
+    }
+
+    #[test]
+    fn a_training_step_moves_the_running_statistics_of_the_learner() {
+        let mut config = Config::default();
+        config.data.windows_hu.truncate(1);
+        config.glance.network = GlanceConfig::Resnet3d(panscreen_policies::nets::ResNetConfig {
+            widths: vec![4],
+            blocks: vec![1],
+            norm: panscreen_policies::nets::NormKind::Batch,
+            ..Default::default()
+        });
+        let mut learner = Learner::<B>::new(&config, &Default::default()).unwrap();
+        let statistics = |learner: &Learner<B>| -> Vec<f32> {
+            let all = weights::tensors(&learner.glance).into_iter().filter(|t| t.name.ends_with("running_mean"));
+            all.flat_map(|t| t.values).collect()
+        };
+        let x = Tensor::<B, 5>::ones([2, 1, 8, 8, 8], &Default::default());
+        for shards in [1, 2] {
+            let before = statistics(&learner);
+            let settings = Settings { shards, ..Settings::new(&config) };
+            let (_, parts, logits) = learner.look_until_finite(x.clone(), &settings);
+            assert_eq!(statistics(&learner), before, "a step that stops has changed nothing");
+            let loss = logits.z_g2.clone().sum() + logits.s_gkdhw.clone().sum();
+            let gradients = shard::gradients(loss, logits);
+            learner.update(parts, gradients, &settings).unwrap();
+            assert_ne!(statistics(&learner), before);
+        }
+    }
 
     fn encoder_of(module: &impl Module<B>) -> Vec<weights::NamedTensor> {
         weights::tensors(module).into_iter().filter(|t| t.name.starts_with("encoder.")).collect()

@@ -39,6 +39,17 @@ pub struct Logits<B: TrainBackend> {
     pub s_gkdhw: Tensor<B, 5>,
 }
 
+impl<B: TrainBackend> Logits<B> {
+    /// Numbers of the sub-volumes with a logit that is not a number.
+    pub fn broken(&self) -> Vec<usize> {
+        let z = self.z_g2.clone().inner().sum_dim(1);
+        let s = self.s_gkdhw.clone().inner().flatten::<2>(1, 4).sum_dim(1);
+        let cells = self.cells.clone().map(|cells| cells.inner().flatten::<2>(1, 3).sum_dim(1));
+        let sums = cells.into_iter().fold(z + s, |sums, cells| sums + cells);
+        sums.into_data().iter::<f32>().enumerate().filter(|(_, sum)| !sum.is_finite()).map(|(i, _)| i).collect()
+    }
+}
+
 /// Gradients of the total loss with respect to both networks' logits, for the whole observation.
 pub struct LogitGradients<B: TrainBackend> {
     z_g2: Tensor<Inner<B>, 2>,

@@ -9,6 +9,7 @@ use burn::tensor::{ElementConversion, Int, Tensor, TensorData};
 use panscreen_envs::screening::{CropEnv, Labels, Observation};
 use panscreen_policies::losses::{argmax_masks, balanced_ce, cell_loss, cell_targets, dice_ce};
 use panscreen_policies::objectives::{Needs, OldPolicy, Rollout, Samples, log_odds};
+use panscreen_policies::precision::is_half;
 
 use super::learner::{Learner, Settings};
 use super::shard;
@@ -33,8 +34,7 @@ pub fn training_step<B: TrainBackend>(
 
     // 1. Glance looks at every sub-volume: the logits of its two actions.
     // 2. Focus segments every sub-volume.
-    let shards = learner.look(&x_GCDHW, settings);
-    let logits = shard::logits(&shards);
+    let (x_GCDHW, shards, logits) = learner.look_until_finite(x_GCDHW, settings);
     let (z_G2, s_GKDHW) = (logits.z_g2.clone(), logits.s_gkdhw.clone());
     let predicted = argmax_masks(s_GKDHW.clone()).concat();
 
@@ -112,6 +112,9 @@ pub fn training_step<B: TrainBackend>(
     log.extend(more);
     log.extend([("selected_share", chosen.into()), ("positive_share", positives.into())]);
     log.extend(updates);
+    if is_half(learner.dtype) {
+        log.push(("precision/recomputed", (learner.recomputed.len() as f32).into()));
+    }
     learner.step += 1;
     Ok(log)
 }

@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::run::verdict::{Expected, Verdict};
 use crate::run::{Best, Checkpoint, CheckpointStore, MetricsLog, Record, Scalar, metrics, signals};
-use crate::screen::Screener;
+use crate::screen::{Again, Screener};
 use crate::setup;
 use crate::stages::{Artifacts, Run, Scope};
 
@@ -140,7 +140,10 @@ pub fn finish<B: TrainBackend>(
             Some((_, seen)) => seen,
             None => {
                 learner.load_weights(best.dir())?;
-                look(&screener(&learner, run.config), validation, None, run.config)?
+                let screener = screener(&learner, run.config);
+                let seen = look(&screener, validation, None, run.config)?;
+                screener.again.warn(&*run.observer);
+                seen
             }
         };
         let point = State::read(&best)?.operating_point;
@@ -225,6 +228,7 @@ fn steps<'s, B: TrainBackend>(
     let train = &run.config.train;
     let mut best_seen = None;
     let mut recent = Recent::default();
+    let mut overflowed = false;
     let due = |step: u64, every: usize| every > 0 && step.is_multiple_of(every as u64);
     while learner.step < settings.steps && !state.finished {
         let started = Instant::now();
@@ -232,6 +236,13 @@ fn steps<'s, B: TrainBackend>(
         let waited = started.elapsed().as_secs_f64();
         let mut values = training_step(learner, settings, env, &group)?;
         let step = learner.step;
+        if !learner.recomputed.is_empty() && !overflowed {
+            overflowed = true;
+            let which = &learner.recomputed;
+            let text =
+                format!("step {step}: the logits of sub-volumes {which:?} overflowed half precision; the step was computed again in f32");
+            run.observer.warn(&format!("{text}; `precision/recomputed` counts those that follow"));
+        }
         state.env.index = group.index + 1;
         let seconds = started.elapsed().as_secs_f64();
         values.extend([
@@ -249,7 +260,9 @@ fn steps<'s, B: TrainBackend>(
         let mut better = false;
         if validate_now {
             let clock = Instant::now();
-            let seen = look(&screener(learner, run.config), validation, None, run.config)?;
+            let screener = screener(learner, run.config);
+            let seen = look(&screener, validation, None, run.config)?;
+            screener.again.warn(&*run.observer);
             let result = validate(&seen, run.config)?;
             better = state.judge(step, &result, run.config);
             if better {
@@ -286,6 +299,8 @@ pub fn screener<B: TrainBackend>(learner: &Learner<B>, config: &Config) -> Scree
         window: config.env.window,
         batch: config.screen.batch,
         device: learner.device.clone(),
+        dtype: learner.dtype,
+        again: Again::default(),
     }
 }
 

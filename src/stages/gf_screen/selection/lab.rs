@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::backend::BackendTypes;
+use burn::tensor::{DType, Tensor, TensorData};
 use panscreen_envs::dataset::Store;
 use panscreen_envs::rng::{RngExt, SliceRandom, Stream, stream};
 use panscreen_envs::screening::blend::gaussian;
@@ -189,10 +190,13 @@ pub struct Parts {
 
 impl Parts {
     /// Log-odds of the cells, with what they are taught.
-    pub fn look<B: PolicyBackend>(self, net: &WholeScanGlance<B>, mode: Mode, device: &B::Device) -> TaughtCells<B> {
-        (net.parts(Tensor::from_data(TensorData::new(self.x, self.dims), device), mode), self.targets)
+    pub fn look<B: PolicyBackend>(self, net: &WholeScanGlance<B>, mode: Mode, to: Elements<B>) -> TaughtCells<B> {
+        (net.parts(Tensor::from_data(TensorData::new(self.x, self.dims), to), mode), self.targets)
     }
 }
+
+/// Where a tensor goes, and of what type its elements are.
+pub type Elements<'a, B> = (&'a <B as BackendTypes>::Device, DType);
 
 /// Log-odds of cells and what each is taught.
 pub type TaughtCells<B> = (Tensor<B, 4>, Vec<f32>);
@@ -214,10 +218,10 @@ enum Sight {
 
 impl View {
     /// The windows as a tensor; `None` of a whole scan.
-    pub fn tensor<B: PolicyBackend>(&self, device: &B::Device) -> Option<Tensor<B, 5>> {
+    pub fn tensor<B: PolicyBackend>(&self, to: Elements<B>) -> Option<Tensor<B, 5>> {
         let Sight::Windows { count, .. } = self.what else { return None };
         let [d, h, w] = self.window;
-        Some(Tensor::from_data(TensorData::new(self.x.clone(), [count, self.channels, d, h, w]), device))
+        Some(Tensor::from_data(TensorData::new(self.x.clone(), [count, self.channels, d, h, w]), to))
     }
 
     /// Glance's logits of the windows, `[G, 2]`, and of its cells, where it has them, with what those are taught.
@@ -226,12 +230,12 @@ impl View {
         glance: &Glance<B>,
         focus: &Focus<B>,
         mode: Mode,
-        device: &B::Device,
+        to: Elements<B>,
     ) -> (Tensor<B, 2>, Option<TaughtCells<B>>) {
         match (&self.what, glance) {
             (Sight::Scan { grid, starts, targets }, Glance::WholeScan(net)) => {
                 let [d, h, w] = grid.coarse();
-                let x = Tensor::from_data(TensorData::new(self.x.clone(), [1, self.channels, d, h, w]), device);
+                let x = Tensor::from_data(TensorData::new(self.x.clone(), [1, self.channels, d, h, w]), to);
                 let cells = net.cells(net.features(x, mode));
                 let heat: Vec<f32> = cells.clone().into_data().iter::<f32>().collect();
                 let z = WholeScanGlance::windows(cells.clone(), &grid.read(&heat, self.window, starts, net.falloff()));
@@ -239,7 +243,7 @@ impl View {
                 (z, Some((cells.reshape([1, d, h, w]), targets.clone())))
             }
             (Sight::Windows { lesion, .. }, _) => {
-                let x = self.tensor::<B>(device).expect("windows have a tensor");
+                let x = self.tensor::<B>(to).expect("windows have a tensor");
                 // As it screens: in training mode a batch norm would go on counting, and Focus is finished.
                 let features = if glance.is_tied() { focus.features(x.clone(), Mode::Eval) } else { vec![] };
                 let (z, cells) = glance.forward_cells(x, &features, mode);

@@ -87,7 +87,9 @@ fn train<B: TrainBackend>(run: &mut Run<B>) -> Result<Artifacts> {
         return Err(Error::Usage(text.into()));
     }
     let cache = run.focus_cache.as_ref().map(|root| Ok::<_, Error>(FocusCache::open(root, &learner.focus_hash()?, config))).transpose()?;
-    let lab = Lab::new(&screener(&learner, config), training, cache.as_ref(), config, &*run.observer)?;
+    let at_first = screener(&learner, config);
+    let lab = Lab::new(&at_first, training, cache.as_ref(), config, &*run.observer)?;
+    at_first.again.warn(&*run.observer);
     let mut log = MetricsLog::open(&run.folder.metrics_path(), Some(&run.folder.tensorboard_dir()), resumed_at, run.observer.clone())?;
     run.observer.phase("learn to select", Some(settings.steps));
     run.observer.advance(learner.step - from, &[]);
@@ -160,7 +162,9 @@ fn steps<'s, B: TrainBackend>(
         let validate_now = last || due(step, config.selection.validate_every);
         let mut better = false;
         if validate_now {
-            let seen = look(&screener(learner, config), validation, cache, config)?;
+            let screener = screener(learner, config);
+            let seen = look(&screener, validation, cache, config)?;
+            screener.again.warn(&*run.observer);
             let result = validate(&seen, config)?;
             better = state.judge(step, &result, config);
             if better {

@@ -42,13 +42,13 @@ pub fn selection_step<B: TrainBackend>(
     let mut z_parts = vec![];
     let (mut cell_losses, mut second_losses) = (vec![], vec![]);
     for (view, draw) in views.iter().zip(&draws) {
-        let (z_G2, cells) = view.look(&learner.glance, &learner.focus, Mode::Train, &learner.device);
+        let (z_G2, cells) = view.look(&learner.glance, &learner.focus, Mode::Train, (&learner.device, learner.dtype));
         z_parts.push(z_G2);
         let Some((cells, targets)) = cells.filter(|_| settings.cell_weight > 0.0) else { continue };
         // The second look of a whole-scan Glance: the same weights, at a finer grid.
         let second = learner.glance.whole_scan().filter(|net| net.second_grid(draw.scan.shape).is_some()).and_then(|net| {
             let heat: Vec<f32> = cells.clone().into_data().iter::<f32>().collect();
-            Some(lab.second_view(draw, net, &heat)?.look(net, Mode::Train, &learner.device))
+            Some(lab.second_view(draw, net, &heat)?.look(net, Mode::Train, (&learner.device, learner.dtype)))
         });
         second_losses.extend(second.map(|(cells, targets)| cell_loss(cells, &targets, settings.cell_lesion_weight)));
         cell_losses.push(cell_loss(cells, &targets, settings.cell_lesion_weight));
@@ -58,17 +58,18 @@ pub fn selection_step<B: TrainBackend>(
     let log_odds_G = log_odds(z_G2.clone().inner());
 
     // 2. The old policy's view of the same windows.
-    let (mode, device) = (settings.old_policy_mode, learner.device.clone());
+    let (mode, device, dtype) = (settings.old_policy_mode, learner.device.clone(), learner.dtype);
     let old_log_odds_G = match learner.old_policy(settings) {
         None => log_odds_G.clone(),
-        Some((glance, focus)) => views.iter().flat_map(|v| log_odds(v.look(glance, focus, mode, &device).0)).collect(),
+        Some((glance, focus)) => views.iter().flat_map(|v| log_odds(v.look(glance, focus, mode, (&device, dtype)).0)).collect(),
     };
     let objective = settings.objective.info();
     let acting_G = if objective.old_policy == OldPolicy::Sampled { &old_log_odds_G } else { &log_odds_G };
 
     // The windows themselves, one tensor a rollout, where the value head or further updates look again.
     let again = objective.needs == Needs::ValueHead || settings.objective.num_iterations() > 1;
-    let mut x_GCDHW: Vec<Tensor<B, 5>> = views.iter().filter(|_| again).filter_map(|v| v.tensor(&learner.device)).collect();
+    let mut x_GCDHW: Vec<Tensor<B, 5>> =
+        views.iter().filter(|_| again).filter_map(|v| v.tensor((&learner.device, learner.dtype))).collect();
     if lab.grouping() != Grouping::Masks && x_GCDHW.len() > 1 {
         x_GCDHW = vec![Tensor::cat(x_GCDHW, 0)];
     }
