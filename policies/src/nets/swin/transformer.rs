@@ -3,8 +3,8 @@
 //! Shapes: `x_NCDHW` between stages, `x_NDHWC` within one.
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::super::monai::{CONV_INIT, UnetrBlock};
 use super::SwinUnetrConfig;
 use super::attention::{WindowAttention, Windows};
 use crate::kernels::{self, KernelBackend, Places};
+use crate::precision::is_half;
 
 /// How eight neighbours become one token: the order in which their channels are put side by side.
 ///
@@ -196,7 +197,8 @@ pub fn normalize<B: KernelBackend>(x_NCDHW: Tensor<B, 5>) -> Tensor<B, 5> {
     let x = channels_last(x_NCDHW);
     let shape @ [.., c] = x.dims();
     let rows: usize = shape[..4].iter().product();
-    let options = (&x.device(), x.dtype());
+    // Scale and offset are weights, and as wide.
+    let options = (&x.device(), if is_half(x.dtype()) { DType::F32 } else { x.dtype() });
     let y = kernels::layer_norm(x.reshape([rows, c]), Tensor::ones([c], options), Tensor::zeros([c], options), 1e-5);
     channels_first(y.reshape(shape))
 }
