@@ -347,7 +347,7 @@ hint: take one `base` out"
 
 #[test]
 fn shipped_configs_load_and_come_back_as_shown() {
-    for name in ["demo", "default", "sarcoma", "whole_scan", "parity/gf_screen"] {
+    for name in ["demo", "default", "sarcoma", "whole_scan", "small", "parity/gf_screen"] {
         let config = load(&Path::new(CONFIGS).join(name).with_extension("toml"), &[]).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(config.name, name.rsplit('/').next().unwrap());
         let again = read(&config.to_toml(), &[]).unwrap();
@@ -358,7 +358,7 @@ fn shipped_configs_load_and_come_back_as_shown() {
         }
     }
     let shipped = std::fs::read_dir(CONFIGS).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_file()).count();
-    assert_eq!(shipped, 4, "a new config belongs into the list above");
+    assert_eq!(shipped, 5, "a new config belongs into the list above");
 }
 
 #[test]
