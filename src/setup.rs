@@ -49,8 +49,8 @@ pub fn root(config: &Config, observer: &dyn Observer) -> Result<PathBuf> {
         let settings = phantom::Settings::preset(match wanted.preset {
             PhantomPreset::Demo => phantom::Preset::Demo,
             PhantomPreset::Standard => phantom::Preset::Standard,
-        });
-        let settings = wanted.spacing_mm.map_or(settings.clone(), |spacing| settings.at_spacing(spacing));
+        })
+        .at_spacing(wanted.spacing_mm);
         let split = [cases.train, cases.validation, cases.test];
         observer.phase("make the phantom cohort", None);
         phantom::write_cohort(&settings, wanted.seed, split.iter().sum(), &root, split)?;

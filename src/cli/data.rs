@@ -84,8 +84,7 @@ pub fn run(args: DataArgs, context: &Context) -> Result<Ended, Failure> {
     context.use_threads(0)?;
     context.observer.phase("make the cohort", None);
     let split = split.map_or_else(|| phantom::default_split(cases), |s| s.0);
-    let settings = Settings::preset(preset);
-    let settings = spacing_mm.map_or(settings.clone(), |spacing| settings.at_spacing(spacing.0));
+    let settings = Settings::preset(preset).at_spacing(spacing_mm.map(|s| s.0));
     let summary = phantom::write_cohort(&settings, seed, cases, &out, split)?;
     context.observer.finish();
     context.output.result(&summary, text)?;

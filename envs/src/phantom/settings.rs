@@ -148,10 +148,11 @@ impl Settings {
         }
     }
 
-    /// The same bodies and lesions in the same field of view, on other voxels (mm).
-    pub fn at_spacing(&self, spacing_mm: [f64; 3]) -> Self {
+    /// The same bodies and lesions in the same field of view, on other voxels (mm); as they are where none is given.
+    pub fn at_spacing(self, spacing_mm: Option<[f64; 3]>) -> Self {
+        let Some(spacing_mm) = spacing_mm else { return self };
         let shape = std::array::from_fn(|a| (self.shape[a] as f64 * self.spacing_mm[a] / spacing_mm[a]).round() as usize);
-        Settings { shape, spacing_mm, ..self.clone() }
+        Settings { shape, spacing_mm, ..self }
     }
 
     /// Refuses settings no cohort can be made from.

@@ -102,8 +102,8 @@ fn standard_lesions_are_one_part_each_too_and_the_grid_is_fine() {
 
 #[test]
 fn finer_voxels_show_the_same_bodies() {
-    let fine = demo().at_spacing([2.5, 2.5, 5.0]);
-    assert_eq!((fine.shape, demo().at_spacing([0.625, 0.625, 1.0]).shape), ([128, 128, 40], [512, 512, 200]));
+    let fine = demo().at_spacing(Some([2.5, 2.5, 5.0]));
+    assert_eq!((fine.shape, demo().at_spacing(Some([0.625, 0.625, 1.0])).shape), ([128, 128, 40], [512, 512, 200]));
     let litres = |settings: &Settings, index| {
         let case = generate(settings, 5, index);
         let voxel = settings.spacing_mm.iter().product::<f64>() / 1e6;

@@ -17,6 +17,7 @@ use super::layers::Conv3d;
 use super::{ConfigError, Init, require};
 use crate::kernels::{self, KernelBackend};
 use crate::precision::{cast, relu, wide};
+use crate::weights::{ModulePath, is_buffer};
 
 /// What batch norm does: nothing else differs between the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,7 +230,7 @@ impl<B: Backend> Module<B> for Buffer<B> {
 /// `module` with running statistics that are the means of those of `parts`, copies of it that each saw a part of the batch in training. A module
 /// without batch norm comes back as it is.
 pub fn with_running_statistics<B: Backend, M: Module<B>>(module: M, parts: &[&M]) -> M {
-    let mut sums = Collect { fields: vec![], sums: BTreeMap::new() };
+    let mut sums = Collect { path: ModulePath::default(), sums: BTreeMap::new() };
     parts.iter().for_each(|part| part.visit(&mut sums));
     if sums.sums.is_empty() {
         return module;
@@ -239,19 +240,19 @@ pub fn with_running_statistics<B: Backend, M: Module<B>>(module: M, parts: &[&M]
 
 /// Sums of the running statistics of the modules visited, by number of the buffer.
 struct Collect<B: Backend> {
-    fields: Vec<String>,
+    path: ModulePath,
     sums: BTreeMap<u64, Tensor<B, 1>>,
 }
 
 impl<B: Backend> ModuleVisitor<B> for Collect<B> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.fields.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.fields.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
     }
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        if self.fields.last().is_some_and(|field| field.starts_with("running_")) {
+        if is_buffer(&self.path.name()) {
             let value = param.val().flatten::<1>(0, D - 1);
             let sum = self.sums.remove(&param.id.val());
             self.sums.insert(param.id.val(), sum.map_or(value.clone(), |sum| sum + value));
