@@ -7,7 +7,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused: missing file, no permission, full disk.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}; {}", path.display(), remedy(source))]
     Io { path: PathBuf, source: std::io::Error },
 
     /// The file is there but is not what its reader needs.
@@ -25,6 +25,17 @@ pub enum Error {
     /// A setting that can't be used.
     #[error("{0}")]
     Setting(String),
+}
+
+/// What to do about a refusal of the operating system.
+fn remedy(source: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind as Kind;
+    match source.kind() {
+        Kind::NotFound => "check the path",
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem => "check its permissions",
+        Kind::StorageFull | Kind::QuotaExceeded => "free some space",
+        _ => "check the path and the disk",
+    }
 }
 
 impl Error {

@@ -108,7 +108,6 @@ pub struct PhantomConfig {
     /// Voxel size in mm (x, y, z), the bodies and lesions being the same: the demo's at 0.625, 0.625, 1 mm are 512 x 512 x 200 voxels. Range 0.3 to 20
     /// each. Default none: the preset's.
     #[schemars(inner(range(min = 0.3, max = 20.0)))]
-    #[serde(skip_serializing_if = "Option::is_none")] // Sweeps of cohorts without it keep their points.
     pub spacing_mm: Option<[f64; 3]>,
     /// How many scans each part gets.
     pub cases: CohortSizes,

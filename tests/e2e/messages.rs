@@ -54,7 +54,7 @@ fn errors_and_exit_codes() {
             2,
             "error: the config names no data; give `data.root=PATH` (a folder of scans, or one with a dataset.json)\n".into(),
         ),
-        (&["train", "listless.toml"], 3, "error: nowhere: No such file or directory (os error 2)\n".into()),
+        (&["train", "listless.toml"], 3, "error: nowhere: No such file or directory (os error 2); check the path\n".into()),
         (
             &["train", "tiny.toml", "--out", "thesis"],
             3,

@@ -162,8 +162,17 @@ impl Settings {
         let ordered = |r: [f32; 2]| r[0].is_finite() && r[1].is_finite() && r[0] <= r[1];
         let weights = |w: &[f64]| w.iter().all(|v| v.is_finite() && *v >= 0.0) && w.iter().sum::<f64>() > 0.0;
         match () {
-            _ if self.shape.iter().any(|&n| !(8..=1024).contains(&n)) => bad("shape", "8 to 1024 voxels along each axis"),
-            _ if !self.spacing_mm.iter().all(|v| (0.2..=20.0).contains(v)) => bad("spacing_mm", "0.2 to 20 mm"),
+            // First: the shape may follow from it.
+            _ if !self.spacing_mm.iter().all(|v| (0.2..=20.0).contains(v)) => {
+                bad("spacing_mm", &format!("0.2 to 20 mm, not {:?}", self.spacing_mm))
+            }
+            _ if self.shape.iter().any(|&n| !(8..=1024).contains(&n)) => bad(
+                "shape",
+                &format!(
+                    "8 to 1024 voxels along each axis, not {:?} (voxels of {:?} mm in the field of view)",
+                    self.shape, self.spacing_mm
+                ),
+            ),
             _ if !(0.5..=2.0).contains(&self.body_scale) => bad("body_scale", "0.5 to 2"),
             _ if !(0.0..=500.0).contains(&self.noise_hu) => bad("noise_hu", "0 to 500 HU"),
             _ if !(0.0..=0.33).contains(&self.noise_correlation) => bad("noise_correlation", "0 to 0.33"),

@@ -104,6 +104,12 @@ fn standard_lesions_are_one_part_each_too_and_the_grid_is_fine() {
 fn finer_voxels_show_the_same_bodies() {
     let fine = demo().at_spacing(Some([2.5, 2.5, 5.0]));
     assert_eq!((fine.shape, demo().at_spacing(Some([0.625, 0.625, 1.0])).shape), ([128, 128, 40], [512, 512, 200]));
+    for (spacing, part) in
+        [([0.0, 1.0, 1.0], "`spacing_mm` must be 0.2 to 20 mm, not [0.0, 1.0, 1.0]"), ([0.3; 3], "not [1067, 1067, 667]")]
+    {
+        let error = demo().at_spacing(Some(spacing)).check().unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
     let litres = |settings: &Settings, index| {
         let case = generate(settings, 5, index);
         let voxel = settings.spacing_mm.iter().product::<f64>() / 1e6;
