@@ -120,11 +120,11 @@ mod tests {
         let truncated =
             || panscreen_envs::Error::io(Path::new("a.nii.gz"), io::Error::new(io::ErrorKind::UnexpectedEof, "unexpected end of file"));
         for (failure, code, text) in [
-            (Failure::from(truncated()), DATA, "error: a.nii.gz: unexpected end of file"),
+            (Failure::from(truncated()), DATA, "error: a.nii.gz: unexpected end of file; check the path and the disk"),
             (
                 Failure::new(DATA, &Case(truncated())).hint("copy the file again"),
                 DATA,
-                "error: cannot read the case liver_12\n  cause: a.nii.gz: unexpected end of file\n\nhint: copy the file again",
+                "error: cannot read the case liver_12\n  cause: a.nii.gz: unexpected end of file; check the path and the disk\n\nhint: copy the file again",
             ),
             (Failure::from(panscreen_envs::Error::Setting("no windows".into())), USAGE, "error: no windows"),
             (
