@@ -58,6 +58,8 @@ mod winograd_transforms;
 pub use backend::{AdamStep, AttentionConfig, ConvAct, KernelBackend, NormAct, Window};
 pub use flops::flops;
 pub use moves::{MoveBackend, Places};
+#[cfg(test)]
+pub use simd::Isa;
 
 pub(crate) use flops::count;
 
