@@ -14,11 +14,15 @@ pub struct Cell {
     pub row: usize,
 }
 
-/// Output channels in blocks that [`Gather`] takes, `(first vector, vectors)`: as many as [`Isa::block`] says, then what remains.
+/// Output channels in blocks that [`Gather`] takes, `(first vector, vectors)`: as many as [`Isa::block`] says, then what remains. Of blocks of four the
+/// last may be one of six: half of it alone, two vectors, would read an input for each product.
 pub fn channel_blocks(isa: Isa, channels: usize) -> impl Iterator<Item = (usize, usize)> {
     let (total, mut first) = (channels.div_ceil(LANES), 0);
     std::iter::from_fn(move || {
-        let vectors = [isa.block(), 2, 1].into_iter().find(|&vectors| vectors <= total - first)?;
+        let vectors = match (isa.block(), total - first) {
+            (4, 6 | 7) => 6,
+            (block, left) => [block, 2, 1].into_iter().find(|&vectors| vectors <= left)?,
+        };
         first += vectors;
         Some((first - vectors, vectors))
     })
@@ -37,7 +41,7 @@ pub struct Gather<'a> {
     pub weights: &'a [f32],
     /// Start value of a row, `[8 * vectors]`; `None` continues from what `out` holds.
     pub start: Option<&'a [f32]>,
-    /// Output channels of this block in vectors of 8: 1, 2 or, where blocks are that wide, 4.
+    /// Output channels of this block in vectors of 8: 1, 2 or, where blocks are that wide, 4 or 6.
     pub vectors: usize,
     /// Length of a row of `out`.
     pub row_len: usize,
@@ -66,7 +70,8 @@ impl Gather<'_> {
                 (2, 2) => dispatch(isa, Eight(GatherTiles::<6, 3, 2>(self))),
                 (2, 4) => dispatch_wide(isa, GatherTiles::<12, 6, 1>(self)),
                 (4, 4) => dispatch_wide(isa, GatherTiles::<12, 6, 2>(self)),
-                (n, _) => unreachable!("blocks have 1, 2 or 4 vectors, not {n}"),
+                (6, 4) => dispatch_wide(isa, GatherTiles::<8, 4, 3>(self)),
+                (n, _) => unreachable!("blocks have 1, 2, 4 or 6 vectors, not {n}"),
             }
         }
     }
