@@ -9,6 +9,7 @@ use panscreen_policies::PolicyBackend;
 
 use crate::config::Device;
 use crate::error::{Error, Result};
+use crate::memory::keep_freed;
 
 /// A backend that networks run on without gradients.
 pub trait InferBackend: PolicyBackend {}
@@ -28,21 +29,10 @@ pub trait Work {
 pub fn on_device<W: Work>(device: Device, work: W) -> Result<W::Output> {
     match device {
         Device::Cpu => {
-            keep_freed_memory();
+            keep_freed();
             work.run::<Autodiff<Flex>>(Default::default())
         }
         Device::Cuda => cuda(work),
-    }
-}
-
-/// Every operation frees maps of hundreds of MiB and asks for others of that size. By default they go back to the system in between, and
-/// filling new pages costs a fifth of the time of a network.
-fn keep_freed_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: sets two numbers of the allocator.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
     }
 }
 

@@ -10,6 +10,7 @@ pub mod evaluate;
 #[cfg(test)]
 mod invariants;
 pub mod leaderboard;
+pub mod memory;
 pub mod report;
 pub mod run;
 pub mod screen;
