@@ -130,7 +130,7 @@ pub enum Denominator {
 }
 
 /// How windows are chosen from Glance's probabilities, the most promising first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Decoder {
     /// Every window above the threshold (the published code).
@@ -139,6 +139,8 @@ pub enum Decoder {
     GreedyApart,
     /// The window that covers most of the probability not covered yet; the threshold is the share that may stay uncovered.
     CoverMass,
+    /// Best first, each chosen one lowers the probability of those that overlap it, the more they have in common (soft non-maximum suppression).
+    SoftApart,
 }
 
 /// Which windows Focus sees.

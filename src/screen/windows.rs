@@ -103,7 +103,7 @@ pub struct Plan {
     pub(super) glance_weight: f32,
     pub(super) second_look: bool,
     pub(super) mask_threshold: f32,
-    decoder: DecoderKind,
+    decoder: Decoder,
     /// Windows that go through Focus at once.
     pub(super) batch: usize,
 }
@@ -135,15 +135,7 @@ impl Plan {
             glance_weight: config.glance_weight as f32,
             second_look: config.second_look,
             mask_threshold: config.mask_threshold as f32,
-            decoder: match config.decode.unwrap_or(default) {
-                Decoder::Threshold => DecoderKind::Threshold(Default::default()),
-                // Windows that may lie anywhere leave gaps if none may overlap.
-                Decoder::GreedyApart => DecoderKind::GreedyApart(GreedyApart {
-                    overlap: if cells.is_some() { FREE_OVERLAP } else { 0.0 },
-                    ..Default::default()
-                }),
-                Decoder::CoverMass => DecoderKind::CoverMass(Default::default()),
-            },
+            decoder: config.decode.unwrap_or(default),
             batch: config.batch,
         }
     }
@@ -185,9 +177,23 @@ impl Plan {
 
     /// Every window that Glance could send to Focus, the most promising first, with its key for [`Choice::Above`].
     pub fn queue(&self, glanced: &Glanced) -> Vec<(usize, f32)> {
+        self.queue_by(self.decoder, glanced)
+    }
+
+    /// As [`Plan::queue`], by another decoder.
+    pub fn queue_by(&self, decoder: Decoder, glanced: &Glanced) -> Vec<(usize, f32)> {
         let from = self.candidates();
         let scored = Scored { window: self.window, starts: &self.starts[from..], probabilities: &glanced.windows[from..] };
-        self.decoder.queue(scored).into_iter().map(|(w, key)| (w + from, key)).collect()
+        let kind = match decoder {
+            Decoder::Threshold => DecoderKind::Threshold(Default::default()),
+            // Windows that may lie anywhere leave gaps if none may overlap.
+            Decoder::GreedyApart => {
+                DecoderKind::GreedyApart(GreedyApart { overlap: if self.is_free() { FREE_OVERLAP } else { 0.0 }, ..Default::default() })
+            }
+            Decoder::CoverMass => DecoderKind::CoverMass(Default::default()),
+            Decoder::SoftApart => DecoderKind::SoftApart(Default::default()),
+        };
+        kind.queue(scored).into_iter().map(|(w, key)| (w + from, key)).collect()
     }
 
     pub(super) fn chosen(&self, glanced: &Glanced, choice: Choice) -> Vec<usize> {

@@ -8,7 +8,7 @@ use std::path::Path;
 use panscreen_envs::dataset::Case;
 use panscreen_envs::metrics::{Matching, Pair, match_lesions};
 use panscreen_envs::screening::cached::CachedScan;
-use panscreen_envs::screening::decode::{CoverMass, DecoderKind, GreedyApart, Scored, Threshold, oracle};
+use panscreen_envs::screening::decode::oracle;
 use panscreen_envs::volume::Geometry;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,7 @@ pub struct JudgeConfig {
     pub thresholds: Vec<f64>,
     /// Recall relative to Focus everywhere, at least this on the validation scans. Default `[0.95, 0.99]`.
     pub recalls: Vec<f64>,
-    /// How windows are chosen above a threshold: `threshold`, `greedy_apart`, `cover_mass`. Default `["threshold"]`.
+    /// How windows are chosen above a threshold: `threshold`, `greedy_apart`, `soft_apart`, `cover_mass`. Default `["threshold"]`.
     pub decoders: Vec<Decoder>,
 }
 
@@ -75,17 +75,8 @@ fn name(decoder: Decoder) -> &'static str {
         Decoder::Threshold => "threshold",
         Decoder::GreedyApart => "greedy_apart",
         Decoder::CoverMass => "cover_mass",
+        Decoder::SoftApart => "soft_apart",
     }
-}
-
-/// Windows above `threshold` that this decoder chooses.
-fn choose(decoder: Decoder, scored: Scored, threshold: f32) -> Vec<usize> {
-    let kind = match decoder {
-        Decoder::Threshold => DecoderKind::Threshold(Threshold { threshold }),
-        Decoder::GreedyApart => DecoderKind::GreedyApart(GreedyApart { threshold, ..Default::default() }),
-        Decoder::CoverMass => DecoderKind::CoverMass(CoverMass { least: threshold, ..Default::default() }),
-    };
-    kind.decoder().decode(scored)
 }
 
 /// The work of judging the run in `run`.
@@ -146,9 +137,10 @@ fn look<B: TrainBackend>(model: &Model<B>, cases: Vec<Case>, cache: &FocusCache,
     let mut seen = Vec::with_capacity(store.cases().len());
     for i in 0..store.cases().len() {
         let case = store.load(i)?;
-        // Windows are chosen here, not by the run's own decoder, and are of one size.
-        let config = ScreenConfig { decode: Some(Decoder::Threshold), scales: vec![1], ..model.config.screen.clone() };
-        let plan = model.screener.plan(case.scan.shape, &config);
+        // All runs choose among the windows of the grid, all of one size. A whole-scan Glance's would lie anywhere: a comparison of where windows may
+        // lie, not of who knows which are worth it.
+        let config = ScreenConfig { scales: vec![1], ..model.config.screen.clone() };
+        let plan = Plan::new(case.scan.shape, model.screener.window, &config, None);
         let image = Image { data: &case.scan.image, channels: case.scan.channels, shape: case.scan.shape };
         let glanced = model.screener.glance(image, &plan)?;
         let votes = cache.votes(&store.cases()[i], &plan, || model.screener.focus(image, &plan.starts))?;
@@ -191,19 +183,17 @@ impl Seen {
         })
     }
 
-    fn choose(&self, decoder: Decoder, threshold: f32) -> Vec<usize> {
-        let from = self.plan.candidates();
-        let (starts, probabilities) = (&self.plan.starts[from..], &self.glanced.windows[from..]);
-        choose(decoder, Scored { window: self.plan.window, starts, probabilities }, threshold).into_iter().map(|w| w + from).collect()
+    /// Every window, best first, each with what a threshold is held against.
+    fn queue(&self, decoder: Decoder) -> Vec<(usize, f32)> {
+        self.plan.queue_by(decoder, &self.glanced)
     }
 
     /// The fewest windows that hit every lesion that Focus hits in any window.
     fn oracle(&self) -> Vec<usize> {
-        let from = self.plan.candidates();
-        let masks: Vec<Vec<u8>> = (from..self.plan.starts.len()).map(|w| self.votes.mask(w)).collect();
+        let masks: Vec<Vec<u8>> = (0..self.plan.starts.len()).map(|w| self.votes.mask(w)).collect();
         let voxel_ml = self.spacing_mm.iter().product::<f64>() / 1000.0;
-        let scan = CachedScan::of_masks(&self.numbers, self.plan.shape, voxel_ml, self.plan.window, &self.plan.starts[from..], &masks);
-        oracle(&scan).windows.into_iter().map(|w| w + from).collect()
+        let scan = CachedScan::of_masks(&self.numbers, self.plan.shape, voxel_ml, self.plan.window, &self.plan.starts, &masks);
+        oracle(&scan).windows
     }
 }
 
@@ -223,7 +213,7 @@ fn report(validation: &[Seen], test: &[Seen], judge: &JudgeConfig, config: &Conf
     }
     let oracle = all(test, |s| s.with(&s.oracle(), config))?;
     for (name, decoding, threshold) in &points {
-        let found = all(test, |s| s.with(&s.choose(*decoding, *threshold), config))?;
+        let found = all(test, |s| s.with(&above(&s.queue(*decoding), *threshold), config))?;
         for (into, found) in [(None, &found), (Some("Focus everywhere"), &everywhere), (Some("oracle"), &oracle)] {
             let cases = match into {
                 None => &mut result.cases,
@@ -259,20 +249,26 @@ fn all(seen: &[Seen], of: impl Fn(&Seen) -> Result<Found> + Sync + Send) -> Resu
     seen.par_iter().map(of).collect()
 }
 
+/// The windows of a queue whose key is above `threshold`.
+fn above(queue: &[(usize, f32)], threshold: f32) -> Vec<usize> {
+    queue.iter().take_while(|(_, key)| *key > threshold).map(|(window, _)| *window).collect()
+}
+
 /// For each of `recalls` the highest threshold whose recall, relative to Focus everywhere, is at least that on the validation scans; 0 where
 /// none is.
 fn thresholds_for(seen: &[Seen], everywhere: &[Found], decoding: Decoder, recalls: &[f64], config: &Config) -> Result<Vec<f32>> {
     let dense: usize = everywhere.iter().map(|f| f.hits).sum();
     let wanted: Vec<usize> = recalls.iter().map(|r| (r * dense as f64 - 1e-9).ceil().max(0.0) as usize).collect();
     let mut found: Vec<Option<f32>> = vec![None; recalls.len()];
-    // Windows chosen in each scan, and what they hit: most scans choose the same at the next threshold.
-    let mut last: Vec<(Vec<usize>, usize)> = vec![(vec![], 0); seen.len()];
-    for threshold in candidates(seen) {
-        last.par_iter_mut().zip(seen).try_for_each(|((chosen, hits), s)| -> Result<()> {
-            let now = s.choose(decoding, threshold);
-            if now != *chosen {
+    let queues: Vec<Vec<(usize, f32)>> = seen.par_iter().map(|s| s.queue(decoding)).collect();
+    // How many windows are chosen in each scan, and what they hit: most scans choose the same at the next threshold.
+    let mut last: Vec<(usize, usize)> = vec![(0, 0); seen.len()];
+    for threshold in candidates(&queues) {
+        last.par_iter_mut().zip(seen).zip(&queues).try_for_each(|(((chosen, hits), s), queue)| -> Result<()> {
+            let now = above(queue, threshold);
+            if now.len() != *chosen {
                 *hits = s.with(&now, config)?.hits;
-                *chosen = now;
+                *chosen = now.len();
             }
             Ok(())
         })?;
@@ -289,12 +285,12 @@ fn thresholds_for(seen: &[Seen], everywhere: &[Found], decoding: Decoder, recall
     Ok(found.into_iter().map(|t| t.unwrap_or(0.0)).collect())
 }
 
-/// Thresholds just below the windows at even steps of the ranking: finer than half a per cent at the top, two per cent further down.
-fn candidates(seen: &[Seen]) -> Vec<f32> {
-    let mut ranked: Vec<f32> = seen.iter().flat_map(|s| s.glanced.windows[s.plan.candidates()..].iter().copied()).collect();
+/// Thresholds just below the keys at even steps of the ranking: finer than half a per cent at the top, two per cent further down.
+fn candidates(queues: &[Vec<(usize, f32)>]) -> Vec<f32> {
+    let mut ranked: Vec<f32> = queues.iter().flatten().map(|(_, key)| *key).collect();
     ranked.sort_by(|a, b| b.total_cmp(a));
     let steps =
-        (1..=30).map(|i| f64::from(i) * 0.004).chain((7..=20).map(|i| f64::from(i) * 0.02)).chain((5..10).map(|i| f64::from(i) * 0.1));
+        (1..=30).map(|i| f64::from(i) * 0.004).chain((7..=20).map(|i| f64::from(i) * 0.02)).chain((5..=10).map(|i| f64::from(i) * 0.1));
     let at = |share: f64| ranked.get(((ranked.len() as f64 * share) as usize).saturating_sub(1)).map(|p| p.next_down().max(0.0));
     let mut thresholds: Vec<f32> = steps.filter_map(at).collect();
     thresholds.dedup();

@@ -76,6 +76,12 @@ fn a_whole_scan_glance_learns_on_a_finished_focus_and_screens() {
     assert_eq!((&none["windows"]["kept"], left(&none)), (&Value::from(0), 1.0));
     let cover = screen("cover", &["--threshold", "0.5", "screen.decode=cover_mass"]);
     assert!(cover["windows"]["kept"].as_u64() <= free["windows"]["kept"].as_u64(), "{cover}");
+    // Chosen windows lower their neighbours, so fewer stay above a threshold.
+    let kept = |decode: &str| {
+        let way = format!("screen.decode={decode}");
+        screen(decode, &["--threshold", "0.3", "screen.second_look=false", &way])["windows"]["kept"].as_u64().unwrap()
+    };
+    assert!(kept("soft_apart") < kept("threshold"));
 
     // One validation scan guarantees nothing worth the name.
     let refused = world.run(&["screen", SCAN, "--model", "whole", "--out", "sure", "--recall", "0.99", "--quiet"]);

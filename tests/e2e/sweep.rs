@@ -280,7 +280,7 @@ config = "tiny.toml"
 overrides = ["train.steps=4", "train.validate_every=4", "train.freeze_focus=true", "screen.second_look=false"]
 seeds = [1, 2]
 [judge]
-decoders = ["threshold", "greedy_apart"]
+decoders = ["threshold", "greedy_apart", "soft_apart"]
 [shared.focus]
 key = "init_focus_from"
 overrides = ["train.steps=6", "train.validate_every=6", "train.checkpoint_every=0"]

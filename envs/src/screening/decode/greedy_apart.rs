@@ -1,8 +1,6 @@
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-use super::{Decode, Scored, at_least};
+use super::{Blocks, Decode, Scored, at_least};
 
 /// Best first, leaving out whatever overlaps a chosen window too much: several windows on one lesion add little to one.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,20 +33,11 @@ impl Decode for GreedyApart {
     }
 
     fn decode(&self, scored: Scored) -> Vec<usize> {
-        let volume = scored.window.iter().product::<usize>() as f64;
-        let common =
-            |a: [usize; 3], b: [usize; 3]| -> f64 { (0..3).map(|i| scored.window[i].saturating_sub(a[i].abs_diff(b[i])) as f64).product() };
-        // Chosen windows by the block of window size that they start in: what overlaps starts in a neighbouring block.
-        let block = |start: [usize; 3]| -> [usize; 3] { std::array::from_fn(|a| start[a] / scored.window[a].max(1)) };
-        let mut taken: BTreeMap<[usize; 3], Vec<usize>> = BTreeMap::new();
-        let mut chosen = Vec::new();
+        let most = f64::from(self.overlap) * scored.window.iter().product::<usize>() as f64;
+        let (mut taken, mut chosen) = (Blocks::new(scored.window), Vec::new());
         for w in scored.ranked(self.threshold) {
-            let (start, [x, y, z]) = (scored.starts[w], block(scored.starts[w]));
-            let near =
-                (0..27).filter_map(|n| Some([(x + n / 9).checked_sub(1)?, (y + n / 3 % 3).checked_sub(1)?, (z + n % 3).checked_sub(1)?]));
-            let mut close = near.filter_map(|b| taken.get(&b)).flatten();
-            if close.all(|&c| common(start, scored.starts[c]) <= f64::from(self.overlap) * volume) {
-                taken.entry([x, y, z]).or_default().push(w);
+            if taken.of(scored.starts[w]).all(|c| scored.common(w, c) as f64 <= most) {
+                taken.add(scored.starts[w], w);
                 chosen.push(w);
             }
         }

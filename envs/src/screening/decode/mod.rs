@@ -6,12 +6,16 @@
 mod cover_mass;
 mod greedy_apart;
 mod oracle;
+mod soft_apart;
 mod threshold;
 
 pub use cover_mass::CoverMass;
 pub use greedy_apart::GreedyApart;
 pub use oracle::{Oracle, oracle};
+pub use soft_apart::SoftApart;
 pub use threshold::Threshold;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +37,47 @@ impl Scored<'_> {
         let mut order: Vec<usize> = (0..self.starts.len()).filter(|&w| self.probabilities[w] > least).collect();
         order.sort_by(|&a, &b| self.probabilities[b].total_cmp(&self.probabilities[a]));
         order
+    }
+
+    /// Voxels that two windows have in common.
+    fn common(&self, v: usize, w: usize) -> usize {
+        (0..3).map(|a| self.window[a].saturating_sub(self.starts[v][a].abs_diff(self.starts[w][a]))).product()
+    }
+
+    /// All windows, to be asked for those near a place.
+    fn neighbours(&self) -> Blocks {
+        let mut blocks = Blocks::new(self.window);
+        self.starts.iter().enumerate().for_each(|(w, start)| blocks.add(*start, w));
+        blocks
+    }
+}
+
+/// Windows by the block of window size that they start in: what overlaps starts in the same or a neighbouring block.
+struct Blocks {
+    window: [usize; 3],
+    of_block: BTreeMap<[usize; 3], Vec<usize>>,
+}
+
+impl Blocks {
+    fn new(window: [usize; 3]) -> Self {
+        Blocks { window: window.map(|n| n.max(1)), of_block: BTreeMap::new() }
+    }
+
+    fn block(&self, start: [usize; 3]) -> [usize; 3] {
+        std::array::from_fn(|a| start[a] / self.window[a])
+    }
+
+    fn add(&mut self, start: [usize; 3], window: usize) {
+        let block = self.block(start);
+        self.of_block.entry(block).or_default().push(window);
+    }
+
+    /// All that can overlap a window that starts here.
+    fn of(&self, start: [usize; 3]) -> impl Iterator<Item = usize> {
+        let [x, y, z] = self.block(start);
+        let near =
+            (0..27).filter_map(move |n| Some([(x + n / 9).checked_sub(1)?, (y + n / 3 % 3).checked_sub(1)?, (z + n % 3).checked_sub(1)?]));
+        near.filter_map(|b| self.of_block.get(&b)).flatten().copied()
     }
 }
 
@@ -58,6 +103,7 @@ pub enum DecoderKind {
     Threshold(Threshold),
     GreedyApart(GreedyApart),
     CoverMass(CoverMass),
+    SoftApart(SoftApart),
 }
 
 impl DecoderKind {
@@ -66,19 +112,22 @@ impl DecoderKind {
             DecoderKind::Threshold(d) => d,
             DecoderKind::GreedyApart(d) => d,
             DecoderKind::CoverMass(d) => d,
+            DecoderKind::SoftApart(d) => d,
         }
     }
 }
 
 impl DecoderKind {
     /// Every window that the decoder would ever choose, the most promising first, each with the key that an operating point cuts at: windows whose
-    /// key is above it are chosen. The key is the probability; with `cover_mass` the share of the mass still uncovered before it.
+    /// key is above it are chosen. The key is the probability, with `soft_apart` as far as it is left; with `cover_mass` the share of the mass still uncovered
+    /// before it.
     pub fn queue(&self, scored: Scored) -> Vec<(usize, f32)> {
         let keyed = |order: Vec<usize>| order.into_iter().map(|w| (w, scored.probabilities[w])).collect();
         match self {
             DecoderKind::Threshold(_) => keyed(scored.ranked(f32::NEG_INFINITY)),
             DecoderKind::GreedyApart(d) => keyed(GreedyApart { threshold: f32::NEG_INFINITY, ..*d }.decode(scored)),
             DecoderKind::CoverMass(d) => CoverMass { share: 1.0, ..*d }.ordered(scored),
+            DecoderKind::SoftApart(d) => SoftApart { threshold: f32::NEG_INFINITY, ..*d }.ordered(scored),
         }
     }
 }
@@ -89,6 +138,7 @@ pub fn all() -> Vec<DecoderKind> {
         DecoderKind::Threshold(Default::default()),
         DecoderKind::GreedyApart(Default::default()),
         DecoderKind::CoverMass(Default::default()),
+        DecoderKind::SoftApart(Default::default()),
     ]
 }
 
@@ -112,7 +162,7 @@ mod tests {
     #[test]
     fn names_are_unique_and_lead_back() {
         let names: Vec<_> = all().iter().map(|d| d.decoder().name()).collect();
-        assert_eq!(names, ["threshold", "greedy_apart", "cover_mass"]);
+        assert_eq!(names, ["threshold", "greedy_apart", "cover_mass", "soft_apart"]);
         for kind in all() {
             let name = kind.decoder().name();
             let read: DecoderKind = serde_json::from_str(&format!(r#"{{"name": "{name}"}}"#)).unwrap();
@@ -137,6 +187,8 @@ mod tests {
             let apart = GreedyApart::default();
             assert_eq!(cut(DecoderKind::GreedyApart(apart), at), GreedyApart { threshold: at, ..apart }.decode(scored));
         }
+        let soft = SoftApart::default();
+        assert_eq!(cut(DecoderKind::SoftApart(soft), 0.2), SoftApart { threshold: 0.2, ..soft }.decode(scored));
         let cover = CoverMass::default();
         assert_eq!(cut(DecoderKind::CoverMass(cover), 0.2), CoverMass { share: 0.8, ..cover }.decode(scored));
     }
