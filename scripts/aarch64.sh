@@ -92,7 +92,7 @@ steps() {
     step $emulator "$CARGO_TARGET_DIR/$triple/release/panscreen" --version
     # NEON and plain Rust are both held against naive loops; then whole networks on each, against numbers of MONAI and PyTorch.
     step cargo test "${cargo[@]}" --workspace --lib -- kernels golden
-    step env PANSCREEN_PORTABLE=1 cargo test "${cargo[@]}" --workspace --lib -- kernels golden
+    step env PANSCREEN_ISA=portable cargo test "${cargo[@]}" --workspace --lib -- kernels golden
     step cargo test "${cargo[@]}" -p panscreen-envs
     printf '\n'
     printf '%s\n' "${summary[@]}"

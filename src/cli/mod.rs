@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
+use panscreen_policies::kernels::check_instruction_set;
 
 use crate::run::{Observer, signals};
 use error::{DONE, FAILED_CASES, Failure, USAGE};
@@ -119,7 +120,7 @@ fn run(line: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let Globals { json, quiet, threads } = line.globals;
     let context = Context { observer: progress::observer(quiet), output: Output { json }, threads };
-    let ended = match line.verb {
+    let ended = check_instruction_set().map_err(|unknown| Failure::says(USAGE, unknown)).and_then(|()| match line.verb {
         Verb::Demo(args) => demo::run(args, &context),
         Verb::Train(args) => train::run(args, &context),
         Verb::Screen(args) => screen::run(args, &context),
@@ -135,7 +136,7 @@ fn run(line: impl IntoIterator<Item = OsString>) -> u8 {
         Verb::Model(args) => model::run(args, &context),
         Verb::Stages(args) => stages::run(args, &context),
         Verb::Bench(args) => bench::run(args, &context),
-    };
+    });
     match ended {
         Ok(Ended::Done) => DONE,
         Ok(Ended::WithFailures) => FAILED_CASES,

@@ -142,6 +142,17 @@ fn a_run_that_did_not_get_anywhere_takes_other_settings() {
     world.ok(&["train", "tiny.toml", "data.test_cases=[\"phantom_0001\"]", "--quiet"]);
 }
 
+#[test]
+fn an_instruction_set_that_this_processor_lacks_is_named() {
+    let world = World::empty();
+    let with = |isa: &str| world.command(&["stages"]).env("PANSCREEN_ISA", isa).output().unwrap();
+    let refused = with("avx3");
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(said.starts_with("error: PANSCREEN_ISA is `avx3`, expected one that this processor has: portable"), "{said}");
+    assert!(with("portable").status.success());
+}
+
 /// `panscreen config explain | head -1`: no panic, no error.
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {

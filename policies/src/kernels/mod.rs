@@ -61,6 +61,11 @@ pub use moves::{MoveBackend, Places};
 #[cfg(test)]
 pub use simd::Isa;
 
+/// Whether the kernels can run as the environment asks (`PANSCREEN_ISA`), with a sentence where not.
+pub fn check_instruction_set() -> Result<(), String> {
+    simd::Isa::wanted().map(|_| ())
+}
+
 pub(crate) use flops::count;
 
 use burn::tensor::{Tensor, TensorPrimitive};

@@ -32,14 +32,40 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The best that this processor has; plain Rust where the environment has `PANSCREEN_PORTABLE` (results are then the same to the bit on
-    /// other processors too).
+    /// That of `PANSCREEN_ISA` in the environment, else the best that this processor has. Results of plain Rust are the same to the bit on other
+    /// processors too.
     pub fn detect() -> Self {
-        static PORTABLE: OnceLock<bool> = OnceLock::new();
-        if *PORTABLE.get_or_init(|| std::env::var_os("PANSCREEN_PORTABLE").is_some()) {
-            return Isa::Portable;
-        }
+        static CHOSEN: OnceLock<Isa> = OnceLock::new();
+        *CHOSEN.get_or_init(|| Self::wanted().unwrap_or(Self::best()))
+    }
+
+    /// As [`Isa::detect`], with a sentence where this processor doesn't have what the environment names.
+    pub fn wanted() -> Result<Self, String> {
+        let Some(name) = std::env::var_os("PANSCREEN_ISA") else { return Ok(Self::best()) };
+        Self::all().iter().copied().find(|isa| name == isa.name()).ok_or_else(|| {
+            let names: Vec<_> = Self::all().iter().map(|isa| isa.name()).collect();
+            format!(
+                "PANSCREEN_ISA is `{}`, expected one that this processor has: {}; name one of these, or unset it",
+                name.display(),
+                names.join(", ")
+            )
+        })
+    }
+
+    fn best() -> Self {
         *Self::all().last().expect("the portable one")
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "neon",
+        }
     }
 
     /// All that this processor has, the best last.
