@@ -124,6 +124,9 @@ pub trait Vector {
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once or twice.
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// That the cache line of `at`, which need not be valid, will be written.
+    #[inline(always)]
+    unsafe fn will_write(_at: *mut f32) {}
 }
 
 /// A [`Vector`] of eight.

@@ -111,6 +111,14 @@ impl Gather<'_> {
                 };
                 std::array::from_fn(|v| W::load(from.add(v * W::WIDTH)))
             });
+            // Sums that don't continue others are written where nothing was read: their lines come while they are computed.
+            if start.is_some() {
+                for i in 0..P {
+                    for v in 0..V {
+                        W::will_write(out.wrapping_add(cell(i).row * row_len + v * W::WIDTH));
+                    }
+                }
+            }
             let mut w = weights.as_ptr();
             for &run in runs {
                 let at: [*const f32; P] = std::array::from_fn(|i| windows[i].add(run));

@@ -49,6 +49,10 @@ macro_rules! vector {
             unsafe fn mul_add(a: $v, b: $v, c: $v) -> $v {
                 unsafe { $fma(a, b, c) }
             }
+            #[inline(always)]
+            unsafe fn will_write(at: *mut f32) {
+                unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) }
+            }
         }
     };
 }
