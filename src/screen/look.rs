@@ -9,7 +9,7 @@ use panscreen_envs::volume::runs::Runs;
 use serde::{Deserialize, Serialize};
 
 use super::{Budget, Choice, Glanced, Place, Plan};
-use crate::config::Denominator;
+use crate::config::{Decoder, Denominator};
 
 /// Share of a grid's say about a finding's centre that second looks of a search have, and looks through wider windows: with Gaussian weights one or two
 /// windows have nearly all of it, and the others would be looked at for nothing.
@@ -58,7 +58,10 @@ impl Plan {
     ) -> Result<Looked, E> {
         let mut first = self.chosen(glanced, choice);
         let everywhere = choice == Choice::All;
-        if everywhere || budget.is_limited() || self.is_free() {
+        // Where few of the windows over a lesion are chosen, the votes of the others for background would hide what one sees from the second look: it
+        // follows each window at once.
+        let sparse = self.second_look && self.decoder != Decoder::Threshold;
+        if everywhere || budget.is_limited() || self.is_free() || sparse {
             return self.search(glanced, &first, !everywhere, budget, focus);
         }
         // In the order of the grid: neighbours share what the processor has at hand.

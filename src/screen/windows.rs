@@ -103,7 +103,7 @@ pub struct Plan {
     pub(super) glance_weight: f32,
     pub(super) second_look: bool,
     pub(super) mask_threshold: f32,
-    decoder: Decoder,
+    pub(super) decoder: Decoder,
     /// Windows that go through Focus at once.
     pub(super) batch: usize,
 }

@@ -31,6 +31,23 @@ fn a_second_look_outvotes_a_false_alarm_as_focus_everywhere_does() {
     assert_eq!((covering.probability[4], covering.windows_kept()), (0.45, 1));
 }
 
+/// Two rejected neighbours would vote a lesion down that all three see.
+#[test]
+fn one_window_of_several_over_a_lesion_is_enough_for_a_second_look() {
+    let config =
+        ScreenConfig { overlap: 0.75, blend: config::Blend::Flat, second_look: true, glance_weight: 0.0, ..ScreenConfig::default() };
+    let glance = Glanced { windows: vec![0.1, 0.6, 0.9, 0.6, 0.1], heat: None };
+    let lesion = |numbers: &[usize]| -> Result<Vec<Vec<f32>>, ()> {
+        Ok(numbers.iter().map(|&i| (0..4).map(|v| f32::from(u8::from(i + v == 4))).collect()).collect())
+    };
+    for decoder in [config::Decoder::SoftApart, config::Decoder::GreedyApart, config::Decoder::Threshold] {
+        let config = ScreenConfig { decode: Some(decoder), denominator: Denominator::Covering, ..config.clone() };
+        let plan = Plan::new([1, 1, 8], [1, 1, 4], &config, None);
+        let looked = plan.run(&glance, Choice::Above(0.5), &Budget::default(), lesion).unwrap();
+        assert!(looked.probability[4] == 1.0 && looked.windows_kept() >= 3, "{decoder:?}: {looked:?}");
+    }
+}
+
 type Seen = Result<Vec<Vec<f32>>, ()>;
 
 /// A scan of 16 voxels whose cells of one voxel are hot where lesions are; Focus marks lesions it sees.
