@@ -129,7 +129,7 @@ mod tests {
                     (kept..next).for_each(|i| at.add(i).write(byte(i)));
                     size = next;
                     assert_eq!(at.addr() % align, 0);
-                    assert!(size < LARGE || at.addr() % LINE == 0, "{size} bytes, alignment {align}");
+                    assert!(size < LARGE || at.addr().is_multiple_of(LINE), "{size} bytes, alignment {align}");
                 }
                 CacheLines.dealloc(at, layout(size));
             }
@@ -144,7 +144,7 @@ mod tests {
             unsafe {
                 let at = CacheLines.alloc_zeroed(layout);
                 assert!((0..size).all(|i| at.add(i).read() == 0));
-                assert!(size < LARGE || at.addr() % LINE == 0);
+                assert!(size < LARGE || at.addr().is_multiple_of(LINE));
                 CacheLines.dealloc(at, layout);
             }
         }

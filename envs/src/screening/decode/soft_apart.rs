@@ -136,8 +136,8 @@ mod tests {
         let (mut left, mut expected) = (probabilities.clone(), Vec::new());
         while let Some(best) = (0..200).filter(|&w| left[w] > 0.1).max_by(|&a, &b| left[a].total_cmp(&left[b]).then(b.cmp(&a))) {
             expected.push((best, left[best]));
-            for v in 0..200 {
-                left[v] *= (1.0 - scored.common(best, v) as f32 / 120.0).powf(2.0);
+            for (v, left) in left.iter_mut().enumerate() {
+                *left *= (1.0 - scored.common(best, v) as f32 / 120.0).powf(2.0);
             }
             left[best] = 0.0;
         }
