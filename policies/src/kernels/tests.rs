@@ -157,6 +157,9 @@ fn wide_convolution_by_minimal_filtering_equals_naive_loops() {
         (2, [35, 33], [13, 12, 12], [0; 3]),
         (1, [40, 32], [8, 10, 14], [2, 1, 0]),
         (1, [32, 32], [3, 5, 101], [1; 3]),
+        // Blocks of output channels of each width.
+        (1, [48, 48], [10, 12, 11], [1; 3]),
+        (1, [33, 83], [9, 11, 13], [1; 3]),
         // Point by point, in two goes.
         (1, [129, 257], [3, 4, 97], [1; 3]),
     ] {

@@ -14,13 +14,16 @@ pub struct Cell {
     pub row: usize,
 }
 
+/// The most vectors in a block of output channels.
+pub const WIDEST: usize = 6;
+
 /// Output channels in blocks that [`Gather`] takes, `(first vector, vectors)`: as many as [`Isa::block`] says, then what remains. Of blocks of four the
 /// last may be one of six: half of it alone, two vectors, would read an input for each product.
 pub fn channel_blocks(isa: Isa, channels: usize) -> impl Iterator<Item = (usize, usize)> {
     let (total, mut first) = (channels.div_ceil(LANES), 0);
     std::iter::from_fn(move || {
         let vectors = match (isa.block(), total - first) {
-            (4, 6 | 7) => 6,
+            (4, WIDEST | 7) => WIDEST,
             (block, left) => [block, 2, 1].into_iter().find(|&vectors| vectors <= left)?,
         };
         first += vectors;
@@ -70,7 +73,7 @@ impl Gather<'_> {
                 (2, 2) => dispatch(isa, Eight(GatherTiles::<6, 3, 2>(self))),
                 (2, 4) => dispatch_wide(isa, GatherTiles::<12, 6, 1>(self)),
                 (4, 4) => dispatch_wide(isa, GatherTiles::<12, 6, 2>(self)),
-                (6, 4) => dispatch_wide(isa, GatherTiles::<8, 4, 3>(self)),
+                (WIDEST, 4) => dispatch_wide(isa, GatherTiles::<8, 4, 3>(self)),
                 (n, _) => unreachable!("blocks have 1, 2, 4 or 6 vectors, not {n}"),
             }
         }

@@ -12,7 +12,7 @@ use super::pack::{Epilogue, unpack};
 use super::pack_weight::WeightStrides;
 use super::scratch::{uninit, with_scratch};
 use super::simd::{Isa, LANES, dispatch};
-use super::tile::{Cell, Gather, channel_blocks};
+use super::tile::{Cell, Gather, WIDEST, channel_blocks};
 use super::winograd_transforms::{POINTS, TransformInputs, TransformSums, TransformWeights, Weights};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -259,7 +259,7 @@ impl<'a> Plan<'a> {
                 runs: &[0],
                 run_len: self.inputs,
                 weights: &kernels[(first * POINTS + point * vectors) * LANES * self.inputs..],
-                start: Some(&[0.0; 4 * LANES]),
+                start: Some(&[0.0; WIDEST * LANES]),
                 vectors,
                 row_len: self.row_len(),
                 // SAFETY: a product writes values.
