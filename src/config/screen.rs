@@ -130,7 +130,7 @@ pub enum Denominator {
 }
 
 /// How windows are chosen from Glance's probabilities, the most promising first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Decoder {
     /// Every window above the threshold (the published code).

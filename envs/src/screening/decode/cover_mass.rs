@@ -1,9 +1,8 @@
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Decode, Scored, at_least};
+use super::{Blocks, Bound, Decode, Scored, at_least};
 
 /// The window that covers most of what is not covered yet, until a share of the mass is covered.
 ///
@@ -21,27 +20,6 @@ pub struct CoverMass {
 impl Default for CoverMass {
     fn default() -> Self {
         CoverMass { least: 0.1, share: 0.95 }
-    }
-}
-
-/// A window with the mass that it covered when last looked at; the mass only shrinks, so this is a bound.
-#[derive(PartialEq)]
-struct Bound {
-    mass: f64,
-    window: usize,
-}
-
-impl Eq for Bound {}
-
-impl Ord for Bound {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.mass.total_cmp(&other.mass).then(other.window.cmp(&self.window))
-    }
-}
-
-impl PartialOrd for Bound {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
     }
 }
 
@@ -69,40 +47,36 @@ impl CoverMass {
     pub fn ordered(&self, scored: Scored) -> Vec<(usize, f32)> {
         let candidates = scored.ranked(self.least);
         let centre = |w: usize| -> [usize; 3] { std::array::from_fn(|a| scored.starts[w][a] + scored.window[a] / 2) };
-        let block = |p: [usize; 3]| -> [usize; 3] { std::array::from_fn(|a| p[a] / scored.window[a].max(1)) };
-        // Centres by blocks of window size: a window meets eight of them.
-        let mut of_block: BTreeMap<[usize; 3], Vec<usize>> = BTreeMap::new();
-        candidates.iter().for_each(|&w| of_block.entry(block(centre(w))).or_default().push(w));
+        let mut centres = Blocks::new(scored.window);
+        candidates.iter().for_each(|&w| centres.add(centre(w), w));
         let inside = |w: usize| -> Vec<usize> {
             let start = scored.starts[w];
-            let [x, y, z] = block(start);
-            let blocks = (0..8).map(|n| [x + n / 4, y + n / 2 % 2, z + n % 2]);
             let holds = |&v: &usize| (0..3).all(|a| centre(v)[a] >= start[a] && centre(v)[a] < start[a] + scored.window[a]);
-            blocks.filter_map(|b| of_block.get(&b)).flatten().copied().filter(holds).collect()
+            centres.of(centre(w)).filter(holds).collect()
         };
         let mut left: BTreeMap<usize, f64> = candidates.iter().map(|&w| (w, f64::from(scored.probabilities[w]))).collect();
         let total: f64 = left.values().sum();
         let mass = |w: usize, left: &BTreeMap<usize, f64>| inside(w).iter().filter_map(|v| left.get(v)).sum::<f64>();
-        let mut heap: BinaryHeap<Bound> = candidates.iter().map(|&window| Bound { mass: mass(window, &left), window }).collect();
+        let mut heap: BinaryHeap<Bound> = candidates.iter().map(|&window| Bound { key: mass(window, &left), window }).collect();
         let (mut chosen, mut covered) = (Vec::new(), 0.0);
         // A hair less than the share: sums in another order differ in their last bits.
         while covered < total * (f64::from(self.share) - 1e-9) {
             let Some(Bound { window, .. }) = heap.pop() else { break };
-            let now = Bound { mass: mass(window, &left), window };
+            let now = Bound { key: mass(window, &left), window };
             if heap.peek().is_some_and(|next| *next > now) {
-                if now.mass > 0.0 {
+                if now.key > 0.0 {
                     heap.push(now);
                 }
                 continue;
             }
-            if now.mass <= 0.0 {
+            if now.key <= 0.0 {
                 break;
             }
             inside(window).iter().for_each(|v| {
                 left.remove(v);
             });
             chosen.push((window, (1.0 - covered / total) as f32));
-            covered += now.mass;
+            covered += now.key;
         }
         chosen
     }

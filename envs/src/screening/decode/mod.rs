@@ -15,6 +15,7 @@ pub use oracle::{Oracle, oracle};
 pub use soft_apart::SoftApart;
 pub use threshold::Threshold;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -52,7 +53,28 @@ impl Scored<'_> {
     }
 }
 
-/// Windows by the block of window size that they start in: what overlaps starts in the same or a neighbouring block.
+/// A window in a heap, largest key first, of equals the first window. Its key may have sunk since: a bound.
+#[derive(PartialEq)]
+struct Bound {
+    key: f64,
+    window: usize,
+}
+
+impl Eq for Bound {}
+
+impl Ord for Bound {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key.total_cmp(&other.key).then(other.window.cmp(&self.window))
+    }
+}
+
+impl PartialOrd for Bound {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Windows by the block of window size that they start in (or that their centres lie in): what overlaps is in the same or a neighbouring block.
 struct Blocks {
     window: [usize; 3],
     of_block: BTreeMap<[usize; 3], Vec<usize>>,
@@ -72,7 +94,7 @@ impl Blocks {
         self.of_block.entry(block).or_default().push(window);
     }
 
-    /// All that can overlap a window that starts here.
+    /// All that can overlap a window that is here.
     fn of(&self, start: [usize; 3]) -> impl Iterator<Item = usize> {
         let [x, y, z] = self.block(start);
         let near =

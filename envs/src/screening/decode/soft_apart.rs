@@ -1,9 +1,8 @@
-use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Decode, Scored, at_least};
+use super::{Bound, Decode, Scored, at_least};
 
 /// Best first, and every chosen window lowers the probability of those that overlap it, the more they have in common (soft non-maximum suppression,
 /// Bodla et al., ICCV 2017): a second window on a lesion must be surer than a first one elsewhere.
@@ -22,27 +21,6 @@ pub struct SoftApart {
 impl Default for SoftApart {
     fn default() -> Self {
         SoftApart { threshold: 0.5, decay: 1.0 }
-    }
-}
-
-/// A window with its probability when it was put here: of a window's entries the last is the one that counts.
-#[derive(PartialEq)]
-struct Entry {
-    probability: f32,
-    window: usize,
-}
-
-impl Eq for Entry {}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.probability.total_cmp(&other.probability).then(other.window.cmp(&self.window))
-    }
-}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
     }
 }
 
@@ -72,13 +50,12 @@ impl SoftApart {
         let near = scored.neighbours();
         // What was chosen, or is no longer above the threshold, has none.
         let mut now: Vec<Option<f32>> = scored.probabilities.iter().map(|&p| (p > self.threshold).then_some(p)).collect();
-        let entry = |(window, p): (usize, &Option<f32>)| p.map(|probability| Entry { probability, window });
-        let mut heap: BinaryHeap<Entry> = now.iter().enumerate().filter_map(entry).collect();
+        let bound = |window: usize, p: f32| Bound { key: f64::from(p), window };
+        let mut heap: BinaryHeap<Bound> = now.iter().enumerate().filter_map(|(w, p)| p.map(|p| bound(w, p))).collect();
         let mut chosen = Vec::new();
-        while let Some(Entry { probability, window }) = heap.pop() {
-            if now[window] != Some(probability) {
-                continue;
-            }
+        while let Some(Bound { key, window }) = heap.pop() {
+            // A window was put here each time that it sank: the last counts.
+            let Some(probability) = now[window].filter(|p| f64::from(*p) == key) else { continue };
             now[window] = None;
             chosen.push((window, probability));
             for v in near.of(scored.starts[window]) {
@@ -86,9 +63,7 @@ impl SoftApart {
                 let (Some(before), true) = (now[v], common > 0) else { continue };
                 let after = before * (1.0 - common as f32 / volume).powf(self.decay);
                 now[v] = (after > self.threshold).then_some(after);
-                if let Some(probability) = now[v] {
-                    heap.push(Entry { probability, window: v });
-                }
+                heap.extend(now[v].map(|p| bound(v, p)));
             }
         }
         chosen
