@@ -29,7 +29,7 @@ const LEAST_OUTPUTS: usize = 1024;
 /// blocks, point by point.
 const FAR: usize = 1 << 15;
 const FAR_BLOCKS: usize = 192;
-/// Between the points of blocks, so that they don't share few sets of the cache.
+/// Between the points of blocks and of kernels, so that they don't share few sets of the cache.
 const SPACER: usize = 16;
 
 /// Whether this way is faster than the direct one; depends on the shape alone.
@@ -87,7 +87,8 @@ impl<'a> Plan<'a> {
         let len = batch * self.outputs * volume;
         let mut y: Vec<f32> = Vec::with_capacity(len);
         let far = self.inputs * self.outputs >= FAR;
-        with_scratch(POINTS * self.inputs * self.row_len(), |kernels| {
+        let spacers = channel_blocks(isa, self.outputs).count() * SPACER;
+        with_scratch(POINTS * (self.inputs * self.row_len() + spacers), |kernels| {
             self.transform_weights(isa, kernels);
             for first in (0..batch).step_by(group) {
                 let images = group.min(batch - first);
@@ -118,20 +119,22 @@ impl<'a> Plan<'a> {
         y
     }
 
-    /// `[block of outputs][point][input][output]`.
+    /// `[block of outputs][point][input][output]`, a spacer behind each point.
     fn transform_weights(&self, isa: Isa, to: &mut [f32]) {
         let (inputs, outputs) = (self.inputs, self.outputs);
         let mut rest = to;
         let mut blocks = Vec::new();
         for (first, vectors) in channel_blocks(isa, outputs) {
-            let (here, after) = rest.split_at_mut(POINTS * inputs * vectors * LANES);
+            let (here, after) = rest.split_at_mut(POINTS * (inputs * vectors * LANES + SPACER));
             blocks.push((first * LANES, vectors * LANES, here));
             rest = after;
         }
         blocks.into_par_iter().for_each(|(first, width, to)| {
             let outputs = first..(first + width).min(outputs);
             // SAFETY: `isa` is detected or portable.
-            unsafe { dispatch(isa, TransformWeights { weights: self.weights, outputs, width, inputs, to }) };
+            unsafe {
+                dispatch(isa, TransformWeights { weights: self.weights, outputs, width, inputs, to, stride: inputs * width + SPACER })
+            };
         });
     }
 
@@ -252,13 +255,14 @@ impl<'a> Plan<'a> {
 
     /// The products of one point.
     fn point(&self, isa: Isa, point: usize, values: &[f32], cells: &[Cell], kernels: &[f32], sums: &mut [f32]) {
-        for (first, vectors) in channel_blocks(isa, self.outputs) {
+        for (block, (first, vectors)) in channel_blocks(isa, self.outputs).enumerate() {
+            let kernels = &kernels[POINTS * (first * LANES * self.inputs + block * SPACER)..];
             let gather = Gather {
                 source: values,
                 cells,
                 runs: &[0],
                 run_len: self.inputs,
-                weights: &kernels[(first * POINTS + point * vectors) * LANES * self.inputs..],
+                weights: &kernels[point * (vectors * LANES * self.inputs + SPACER)..],
                 start: Some(&[0.0; WIDEST * LANES]),
                 vectors,
                 row_len: self.row_len(),

@@ -16,49 +16,80 @@ pub struct Weights<'a> {
     pub mirrored: bool,
 }
 
+/// Inputs whose transformed kernels are written together: the lines that are begun stay in the first cache level until the next outputs fill them.
+const NEAR: usize = 4;
+
 /// `G g` along an axis: the value at 0, the sum and the alternating sum of all halved, the value at infinity.
 #[inline(always)]
-fn kernel_points(g: [[f32; 2 * LANES]; 3]) -> [[f32; 2 * LANES]; 4] {
-    let of = |f: fn(f32, f32, f32) -> f32| std::array::from_fn(|i| f(g[0][i], g[1][i], g[2][i]));
-    [g[0], of(|a, b, c| 0.5 * (a + b + c)), of(|a, b, c| 0.5 * (a - b + c)), g[2]]
+unsafe fn kernel_points<L: Lanes>(g: [L::V; 3]) -> [L::V; 4] {
+    // SAFETY: the caller's instruction set.
+    unsafe {
+        let (half, minus_half) = (L::splat(&0.5), L::splat(&-0.5));
+        let ends = L::mul_add(half, L::add(g[0], g[2]), L::zero());
+        [g[0], L::mul_add(half, g[1], ends), L::mul_add(minus_half, g[1], ends), g[2]]
+    }
 }
 
-/// Kernels of `width` outputs in the transformed space, `[point][input][output]`.
+/// Kernels of `width` outputs, a multiple of 8, in the transformed space: `to[point * stride + input * width + output]`. What is beyond `outputs` has no
+/// meaning.
 pub struct TransformWeights<'a> {
     pub weights: Weights<'a>,
     pub outputs: Range<usize>,
     pub width: usize,
     pub inputs: usize,
     pub to: &'a mut [f32],
+    pub stride: usize,
 }
 
 impl Kernel for TransformWeights<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let TransformWeights { weights: Weights { values, strides, mirrored }, outputs, width, inputs, to } = self;
-        for (input, half) in (0..inputs).flat_map(|input| (0..width).step_by(2 * LANES).map(move |half| (input, half))) {
-            let lanes = (width - half).min(2 * LANES);
-            let mut taps = [[0.0f32; 2 * LANES]; 27];
-            for (lane, output) in outputs.clone().skip(half).take(lanes).enumerate() {
-                let kernel = &values[output * strides.out + input * strides.input..][..27];
-                for (i, tap) in taps.iter_mut().enumerate() {
-                    tap[lane] = kernel[if mirrored { 26 - i } else { i }];
-                }
-            }
-            let mut planes = [[[0.0; 2 * LANES]; 16]; 3];
-            for (plane, taps) in planes.iter_mut().zip(taps.chunks_exact(9)) {
-                let rows: [_; 3] = std::array::from_fn(|y| kernel_points([taps[3 * y], taps[3 * y + 1], taps[3 * y + 2]]));
-                for x in 0..4 {
-                    let column = kernel_points([rows[0][x], rows[1][x], rows[2][x]]);
-                    for (y, value) in column.into_iter().enumerate() {
-                        plane[4 * y + x] = value;
+        let TransformWeights { weights: Weights { values, strides, mirrored }, outputs, width, inputs, to, stride } = self;
+        let last = outputs.end - 1;
+        assert!(outputs.start <= last && width.is_multiple_of(LANES) && inputs > 0, "TransformWeights has nothing to do");
+        assert!(last * strides.out + (inputs - 1) * strides.input + 27 <= values.len(), "TransformWeights reads past the kernels");
+        assert!((POINTS - 1) * stride + inputs * width <= to.len(), "TransformWeights writes past its target");
+        let parts = |first: usize| (0..width).step_by(LANES).map(move |part| (first, part));
+        for (first, part) in (0..inputs).step_by(NEAR).flat_map(parts) {
+            let rows: [usize; LANES] = std::array::from_fn(|lane| (outputs.start + part + lane).min(last) * strides.out);
+            for input in first..(first + NEAR).min(inputs) {
+                // SAFETY: checked above.
+                unsafe {
+                    let mut taps = [L::zero(); 27];
+                    // The last eight overlap the eight before.
+                    for at in [0, 8, 16, 19] {
+                        let from = values.as_ptr().add(input * strides.input + at);
+                        // No closure: the compiler made functions of some, without the instruction set.
+                        let mut eight = [L::zero(); LANES];
+                        for (eight, row) in eight.iter_mut().zip(rows) {
+                            *eight = L::load(from.add(row));
+                        }
+                        for (i, tap) in L::transpose(eight).into_iter().enumerate() {
+                            taps[if mirrored { 26 - at - i } else { at + i }] = tap;
+                        }
                     }
-                }
-            }
-            for i in 0..16 {
-                let column = kernel_points([planes[0][i], planes[1][i], planes[2][i]]);
-                for (z, value) in column.iter().enumerate() {
-                    to[((16 * z + i) * inputs + input) * width + half..][..lanes].copy_from_slice(&value[..lanes]);
+                    let mut planes = [[L::zero(); 16]; 3];
+                    for (plane, taps) in planes.iter_mut().zip(taps.chunks_exact(9)) {
+                        let rows = [
+                            kernel_points::<L>([taps[0], taps[1], taps[2]]),
+                            kernel_points::<L>([taps[3], taps[4], taps[5]]),
+                            kernel_points::<L>([taps[6], taps[7], taps[8]]),
+                        ];
+                        for x in 0..4 {
+                            let column = kernel_points::<L>([rows[0][x], rows[1][x], rows[2][x]]);
+                            for (y, value) in column.into_iter().enumerate() {
+                                plane[4 * y + x] = value;
+                            }
+                        }
+                    }
+                    let to = to.as_mut_ptr().add(input * width + part);
+                    #[expect(clippy::needless_range_loop, reason = "the index runs over the second dimension")]
+                    for i in 0..16 {
+                        let column = kernel_points::<L>([planes[0][i], planes[1][i], planes[2][i]]);
+                        for (z, value) in column.into_iter().enumerate() {
+                            L::store(to.add((16 * z + i) * stride), value);
+                        }
+                    }
                 }
             }
         }
