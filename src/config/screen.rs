@@ -35,6 +35,10 @@ pub struct ScreenConfig {
     /// How windows are chosen from Glance's probabilities. Default none: `"threshold"` on the windows of the grid, `"greedy_apart"` where a
     /// whole-scan Glance lets windows lie anywhere.
     pub decode: Option<Decoder>,
+    /// With `decode = "soft_apart"`: each chosen window multiplies the probability of another by `(1 - share)^soft_decay`, the share of its volume that
+    /// they have in common. 0 is `"threshold"`, very much is `"greedy_apart"`. Range 0 to 100. Default `1`.
+    #[schemars(range(min = 0.0, max = 100.0))]
+    pub soft_decay: f64,
     /// Recall that the operating point must guarantee on scans like the validation scans, as a mean over scans with lesions, of what Focus everywhere
     /// finds: conformal risk control takes the place of the threshold, and refuses where there are too few validation scans. Range 0.01 to
     /// 0.9999. Default none.
@@ -85,6 +89,7 @@ impl Default for ScreenConfig {
             select: Select::Glance,
             keep_fraction: None,
             decode: None,
+            soft_decay: 1.0,
             guaranteed_recall: None,
             budget_windows: None,
             budget_seconds: None,

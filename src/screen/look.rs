@@ -9,7 +9,7 @@ use panscreen_envs::volume::runs::Runs;
 use serde::{Deserialize, Serialize};
 
 use super::{Budget, Choice, Glanced, Place, Plan};
-use crate::config::{Decoder, Denominator};
+use crate::config::Denominator;
 
 /// Share of a grid's say about a finding's centre that second looks of a search have, and looks through wider windows: with Gaussian weights one or two
 /// windows have nearly all of it, and the others would be looked at for nothing.
@@ -58,10 +58,7 @@ impl Plan {
     ) -> Result<Looked, E> {
         let mut first = self.chosen(glanced, choice);
         let everywhere = choice == Choice::All;
-        // Where few of the windows over a lesion are chosen, the votes of the others for background would hide what one sees from the second look: it
-        // follows each window at once.
-        let sparse = self.second_look && self.decoder != Decoder::Threshold;
-        if everywhere || budget.is_limited() || self.is_free() || sparse {
+        if everywhere || budget.is_limited() || self.is_free() {
             return self.search(glanced, &first, !everywhere, budget, focus);
         }
         // In the order of the grid: neighbours share what the processor has at hand.
@@ -84,22 +81,19 @@ impl Plan {
             Ok(())
         };
         look(first, &mut seen)?;
-        let mut probability = self.blend(glanced, &seen);
         if self.second_look {
-            let again: Vec<usize> = self
-                .covering_findings(&probability, self.shape, [0; 3], &self.importance(1), 1.0)
-                .into_iter()
-                .filter(|&i| seen[i].is_none())
-                .collect();
-            if !again.is_empty() {
-                look(&again, &mut seen)?;
-                probability = self.blend(glanced, &seen);
-            }
+            // By the windows that were looked at alone: where few of those over a lesion were chosen, the votes of the others for background would
+            // hide it.
+            let shown = self.blend(glanced, &seen, Denominator::Kept);
+            let mut again = self.covering_findings(&shown, self.shape, [0; 3], &self.importance(1), 1.0);
+            again.retain(|&i| seen[i].is_none());
+            look(&again, &mut seen)?;
         }
+        let mut probability = self.blend(glanced, &seen, self.denominator);
         let wide = self.wide_over_findings(&probability);
         if !wide.is_empty() {
             look(&wide, &mut seen)?;
-            probability = self.blend(glanced, &seen);
+            probability = self.blend(glanced, &seen, self.denominator);
         }
         Ok(Looked { kept: seen.iter().map(Option::is_some).collect(), probability, skipped: 0 })
     }
@@ -163,13 +157,13 @@ impl Plan {
         if self.glance_weight > 0.0 { glanced.windows[i].powf(self.glance_weight) } else { 1.0 }
     }
 
-    fn blend(&self, glanced: &Glanced, seen: &[Option<Vec<f32>>]) -> Vec<f32> {
+    fn blend(&self, glanced: &Glanced, seen: &[Option<Vec<f32>>], denominator: Denominator) -> Vec<f32> {
         let mut blend = Blend::new(self.shape, self.window, self.importance(1));
         for (i, p) in seen.iter().enumerate() {
             match p {
                 Some(p) if i < self.starts.len() => blend.add(self.starts[i], p, self.weight(glanced, i)),
                 Some(p) => self.add_wide(&mut blend, self.place(i), p),
-                None if i < self.grid && self.denominator == Denominator::Covering => blend.add_constant(self.starts[i], 0.0, 1.0),
+                None if i < self.grid && denominator == Denominator::Covering => blend.add_constant(self.starts[i], 0.0, 1.0),
                 None => {}
             }
         }

@@ -25,4 +25,4 @@ pub use picture::picture;
 pub use screener::{Heat, Image, Screener};
 pub use shard::Shard;
 pub use votes::Votes;
-pub use windows::{Budget, Choice, Glanced, Place, Plan, log_odds};
+pub use windows::{Budget, Choice, Decoding, Glanced, Place, Plan, log_odds, thresholds_at};

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use panscreen_envs::metrics::calibration::Scaling;
 use panscreen_envs::screening::blend::{Blend, flat, gaussian};
-use panscreen_envs::screening::decode::{DecoderKind, GreedyApart, Scored, windows_on_cells};
+use panscreen_envs::screening::decode::{DecoderKind, GreedyApart, Scored, SoftApart, windows_on_cells};
 use panscreen_envs::screening::heat::CellGrid;
 use panscreen_envs::screening::windows::{gf_screen_grid, grid};
 
@@ -84,6 +84,14 @@ pub struct Place {
     pub scale: usize,
 }
 
+/// How windows are chosen from their probabilities: `screen.decode` and `screen.soft_decay`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Decoding {
+    pub decoder: Decoder,
+    /// Of `soft_apart`.
+    pub soft_decay: f32,
+}
+
 /// How the windows of a scan are laid, chosen and put together. Shapes are voxels of the prepared grid.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -103,7 +111,7 @@ pub struct Plan {
     pub(super) glance_weight: f32,
     pub(super) second_look: bool,
     pub(super) mask_threshold: f32,
-    pub(super) decoder: Decoder,
+    decoding: Decoding,
     /// Windows that go through Focus at once.
     pub(super) batch: usize,
 }
@@ -135,7 +143,7 @@ impl Plan {
             glance_weight: config.glance_weight as f32,
             second_look: config.second_look,
             mask_threshold: config.mask_threshold as f32,
-            decoder: config.decode.unwrap_or(default),
+            decoding: Decoding { decoder: config.decode.unwrap_or(default), soft_decay: config.soft_decay as f32 },
             batch: config.batch,
         }
     }
@@ -177,21 +185,21 @@ impl Plan {
 
     /// Every window that Glance could send to Focus, the most promising first, with its key for [`Choice::Above`].
     pub fn queue(&self, glanced: &Glanced) -> Vec<(usize, f32)> {
-        self.queue_by(self.decoder, glanced)
+        self.queue_by(self.decoding, glanced)
     }
 
-    /// As [`Plan::queue`], by another decoder.
-    pub fn queue_by(&self, decoder: Decoder, glanced: &Glanced) -> Vec<(usize, f32)> {
+    /// As [`Plan::queue`], decoded otherwise.
+    pub fn queue_by(&self, decoding: Decoding, glanced: &Glanced) -> Vec<(usize, f32)> {
         let from = self.candidates();
         let scored = Scored { window: self.window, starts: &self.starts[from..], probabilities: &glanced.windows[from..] };
-        let kind = match decoder {
+        let kind = match decoding.decoder {
             Decoder::Threshold => DecoderKind::Threshold(Default::default()),
             // Windows that may lie anywhere leave gaps if none may overlap.
             Decoder::GreedyApart => {
                 DecoderKind::GreedyApart(GreedyApart { overlap: if self.is_free() { FREE_OVERLAP } else { 0.0 }, ..Default::default() })
             }
             Decoder::CoverMass => DecoderKind::CoverMass(Default::default()),
-            Decoder::SoftApart => DecoderKind::SoftApart(Default::default()),
+            Decoder::SoftApart => DecoderKind::SoftApart(SoftApart { decay: decoding.soft_decay, ..Default::default() }),
         };
         kind.queue(scored).into_iter().map(|(w, key)| (w + from, key)).collect()
     }
@@ -252,6 +260,17 @@ impl Plan {
     }
 }
 
+/// Thresholds just below the key of the last window of each of `shares` of `windows`, so that it is kept; the highest first. `keys`: those of all queues
+/// together; shares that they don't fill end at the last of them.
+pub fn thresholds_at(mut keys: Vec<f32>, windows: usize, shares: impl IntoIterator<Item = f64>) -> Vec<f32> {
+    keys.sort_by(|a, b| b.total_cmp(a));
+    let last = keys.len().saturating_sub(1);
+    let at = |share: f64| keys.get(((windows as f64 * share) as usize).saturating_sub(1).min(last)).map(|key| key.next_down().max(0.0));
+    let mut thresholds: Vec<f32> = shares.into_iter().filter_map(at).collect();
+    thresholds.dedup();
+    thresholds
+}
+
 /// Log-odds of a probability, finite at 0 and 1.
 pub fn log_odds(p: f32) -> f64 {
     let p = f64::from(p).clamp(1e-12, 1.0 - 1e-7);
@@ -274,6 +293,17 @@ mod tests {
     }
 
     #[test]
+    fn without_decay_soft_apart_is_a_threshold() {
+        let queue = |soft_decay| {
+            let config = ScreenConfig { decode: Some(Decoder::SoftApart), soft_decay, ..ScreenConfig::default() };
+            Plan::new([1, 1, 10], [1, 1, 4], &config, None).queue(&Glanced { windows: vec![0.1, 0.9, 0.8, 0.5], heat: None })
+        };
+        assert_eq!(queue(0.0), [(1, 0.9), (2, 0.8), (3, 0.5), (0, 0.1)]);
+        // Neighbours have half of a window in common.
+        assert_eq!(queue(2.0), [(1, 0.9), (3, 0.5), (2, 0.8 / 16.0), (0, 0.1 / 4.0)]);
+    }
+
+    #[test]
     fn wider_windows_follow_the_others_and_every_place_is_counted_once() {
         let cells = CellGrid { shape: [4, 4, 10], factor: [1; 3], stride: 1 };
         let config = ScreenConfig { scales: vec![3, 1, 2, 2], ..ScreenConfig::default() };
@@ -283,6 +313,14 @@ mod tests {
         assert_eq!(plan.place(3), Place { start: [0, 0, 6], scale: 1 });
         assert_eq!(plan.place(12), Place { start: [0, 0, 2], scale: 2 });
         assert_eq!((plan.place(13), plan.size(plan.place(13))), (Place { start: [0; 3], scale: 3 }, [12; 3]));
+    }
+
+    #[test]
+    fn a_threshold_keeps_the_last_window_of_its_share() {
+        let below = f32::next_down;
+        assert_eq!(thresholds_at(vec![0.1, 0.9, 0.5, 0.5], 4, [0.25, 0.5, 0.75, 1.0]), [below(0.9), below(0.5), below(0.1)]);
+        assert_eq!(thresholds_at(vec![0.9, 0.0], 100, [0.001, 0.02, 0.5]), [below(0.9), 0.0]);
+        assert!(thresholds_at(vec![], 100, [0.5]).is_empty());
     }
 
     #[test]

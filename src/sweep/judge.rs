@@ -18,7 +18,7 @@ use crate::backend::{TrainBackend, Work};
 use crate::config::{Config, Decoder, ScreenConfig};
 use crate::error::{Error, Result};
 use crate::run::Observer;
-use crate::screen::{Budget, Choice, FocusCache, Glanced, Image, Model, Plan, Votes, lesions};
+use crate::screen::{Budget, Choice, Decoding, FocusCache, Glanced, Image, Model, Plan, Votes, lesions, thresholds_at};
 use crate::setup;
 
 /// At which operating points each point is judged.
@@ -31,11 +31,13 @@ pub struct JudgeConfig {
     pub recalls: Vec<f64>,
     /// How windows are chosen above a threshold: `threshold`, `greedy_apart`, `soft_apart`, `cover_mass`. Default `["threshold"]`.
     pub decoders: Vec<Decoder>,
+    /// Values of `screen.soft_decay` under which `soft_apart` is judged; each is in the name: `soft_apart_decay2_95`. Default `[]`: the run's own.
+    pub soft_decays: Vec<f64>,
 }
 
 impl Default for JudgeConfig {
     fn default() -> Self {
-        JudgeConfig { thresholds: vec![0.9], recalls: vec![0.95, 0.99], decoders: vec![Decoder::Threshold] }
+        JudgeConfig { thresholds: vec![0.9], recalls: vec![0.95, 0.99], decoders: vec![Decoder::Threshold], soft_decays: vec![] }
     }
 }
 
@@ -48,9 +50,12 @@ impl JudgeConfig {
         if let Some(r) = self.recalls.iter().find(|r| !(**r > 0.0 && **r <= 1.0)) {
             return Err(format!("`judge.recalls` has {r}, expected above 0 to 1, such as 0.95"));
         }
+        if let Some(d) = self.soft_decays.iter().find(|d| !(0.0..=100.0).contains(*d)) {
+            return Err(format!("`judge.soft_decays` has {d}, expected 0 to 100"));
+        }
         let fixed = self.thresholds.iter().map(|t| fixed_name(*t));
-        let mut names: Vec<String> =
-            fixed.chain(self.decoders.iter().flat_map(|d| self.recalls.iter().map(|r| matched_name(*d, *r)))).collect();
+        let matched = self.ways().flat_map(|way| self.recalls.iter().map(move |r| matched_name(way, *r)));
+        let mut names: Vec<String> = fixed.chain(matched).collect();
         if names.is_empty() {
             return Err("[judge] has no operating point; name `thresholds`, or `recalls` and `decoders`".into());
         }
@@ -60,14 +65,24 @@ impl JudgeConfig {
             None => Ok(()),
         }
     }
+
+    /// Each decoder, `soft_apart` with each of its decays; `None`: the run's own.
+    fn ways(&self) -> impl Iterator<Item = (Decoder, Option<f64>)> {
+        self.decoders.iter().flat_map(|&decoder| {
+            let soft = decoder == Decoder::SoftApart && !self.soft_decays.is_empty();
+            let decays = if soft { self.soft_decays.iter().copied().map(Some).collect() } else { vec![None] };
+            decays.into_iter().map(move |decay| (decoder, decay))
+        })
+    }
 }
 
 fn fixed_name(threshold: f64) -> String {
     format!("at_{threshold}")
 }
 
-fn matched_name(decoder: Decoder, recall: f64) -> String {
-    format!("{}_{}", name(decoder), (recall * 1000.0).round() / 10.0)
+fn matched_name((decoder, decay): (Decoder, Option<f64>), recall: f64) -> String {
+    let decay = decay.map_or(String::new(), |decay| format!("_decay{decay}"));
+    format!("{}{decay}_{}", name(decoder), (recall * 1000.0).round() / 10.0)
 }
 
 fn name(decoder: Decoder) -> &'static str {
@@ -184,8 +199,8 @@ impl Seen {
     }
 
     /// Every window, best first, each with what a threshold is held against.
-    fn queue(&self, decoder: Decoder) -> Vec<(usize, f32)> {
-        self.plan.queue_by(decoder, &self.glanced)
+    fn queue(&self, decoding: Decoding) -> Vec<(usize, f32)> {
+        self.plan.queue_by(decoding, &self.glanced)
     }
 
     /// The fewest windows that hit every lesion that Focus hits in any window.
@@ -201,13 +216,17 @@ impl Seen {
 fn report(validation: &[Seen], test: &[Seen], judge: &JudgeConfig, config: &Config) -> Result<PointResult> {
     let everywhere = all(test, |s| s.everywhere(config))?;
     let everywhere_validation = all(validation, |s| s.everywhere(config))?;
-    let mut points: Vec<(String, Decoder, f32)> = judge.thresholds.iter().map(|&t| (fixed_name(t), Decoder::Threshold, t as f32)).collect();
+    let decoding = |decoder, decay: Option<f64>| Decoding { decoder, soft_decay: decay.unwrap_or(config.screen.soft_decay) as f32 };
+    let mut points: Vec<(String, Decoding, f32)> =
+        judge.thresholds.iter().map(|&t| (fixed_name(t), decoding(Decoder::Threshold, None), t as f32)).collect();
     let mut result = PointResult::default();
-    for &decoding in &judge.decoders {
+    for way in judge.ways() {
+        let decoding = decoding(way.0, way.1);
         let thresholds = thresholds_for(validation, &everywhere_validation, decoding, &judge.recalls, config)?;
-        for (recall, threshold) in judge.recalls.iter().zip(thresholds) {
-            let name = matched_name(decoding, *recall);
+        for (recall, Matched { threshold, windows }) in judge.recalls.iter().zip(thresholds) {
+            let name = matched_name(way, *recall);
             result.metrics.insert(format!("{name}/threshold"), threshold.into());
+            result.metrics.insert(format!("{name}/validation_windows_kept"), windows);
             points.push((name, decoding, threshold));
         }
     }
@@ -254,12 +273,22 @@ fn above(queue: &[(usize, f32)], threshold: f32) -> Vec<usize> {
     queue.iter().take_while(|(_, key)| *key > threshold).map(|(window, _)| *window).collect()
 }
 
+/// A threshold chosen on the validation scans.
+#[derive(Clone, Copy, Debug)]
+struct Matched {
+    threshold: f32,
+    /// Share of the validation scans' windows that it chooses: what decoders and their settings may be compared by before the test scans are seen.
+    windows: f64,
+}
+
 /// For each of `recalls` the highest threshold whose recall, relative to Focus everywhere, is at least that on the validation scans; 0 where
 /// none is.
-fn thresholds_for(seen: &[Seen], everywhere: &[Found], decoding: Decoder, recalls: &[f64], config: &Config) -> Result<Vec<f32>> {
+fn thresholds_for(seen: &[Seen], everywhere: &[Found], decoding: Decoding, recalls: &[f64], config: &Config) -> Result<Vec<Matched>> {
     let dense: usize = everywhere.iter().map(|f| f.hits).sum();
     let wanted: Vec<usize> = recalls.iter().map(|r| (r * dense as f64 - 1e-9).ceil().max(0.0) as usize).collect();
-    let mut found: Vec<Option<f32>> = vec![None; recalls.len()];
+    let mut found: Vec<Option<Matched>> = vec![None; recalls.len()];
+    let all: usize = seen.iter().map(|s| s.plan.grid).sum();
+    let share = |chosen: usize| chosen as f64 / all as f64;
     let queues: Vec<Vec<(usize, f32)>> = seen.par_iter().map(|s| s.queue(decoding)).collect();
     // How many windows are chosen in each scan, and what they hit: most scans choose the same at the next threshold.
     let mut last: Vec<(usize, usize)> = vec![(0, 0); seen.len()];
@@ -275,24 +304,23 @@ fn thresholds_for(seen: &[Seen], everywhere: &[Found], decoding: Decoder, recall
         let hits: usize = last.iter().map(|(_, hits)| hits).sum();
         for (found, wanted) in found.iter_mut().zip(&wanted) {
             if found.is_none() && hits >= *wanted {
-                *found = Some(threshold);
+                *found = Some(Matched { threshold, windows: share(last.iter().map(|(chosen, _)| chosen).sum()) });
             }
         }
         if found.iter().all(Option::is_some) {
             break;
         }
     }
-    Ok(found.into_iter().map(|t| t.unwrap_or(0.0)).collect())
+    let lowest = || Matched { threshold: 0.0, windows: share(queues.iter().map(|queue| above(queue, 0.0).len()).sum()) };
+    Ok(found.into_iter().map(|m| m.unwrap_or_else(lowest)).collect())
 }
 
-/// Thresholds just below the keys at even steps of the ranking: finer than half a per cent at the top, two per cent further down.
+/// Thresholds at even steps of the ranking: a tenth of a per cent at the top, two per cent further down. Between two of them few scans choose other
+/// windows, and only those are screened again.
 fn candidates(queues: &[Vec<(usize, f32)>]) -> Vec<f32> {
-    let mut ranked: Vec<f32> = queues.iter().flatten().map(|(_, key)| *key).collect();
-    ranked.sort_by(|a, b| b.total_cmp(a));
+    let keys: Vec<f32> = queues.iter().flatten().map(|(_, key)| *key).collect();
+    let windows = keys.len();
     let steps =
-        (1..=30).map(|i| f64::from(i) * 0.004).chain((7..=20).map(|i| f64::from(i) * 0.02)).chain((5..=10).map(|i| f64::from(i) * 0.1));
-    let at = |share: f64| ranked.get(((ranked.len() as f64 * share) as usize).saturating_sub(1)).map(|p| p.next_down().max(0.0));
-    let mut thresholds: Vec<f32> = steps.filter_map(at).collect();
-    thresholds.dedup();
-    thresholds
+        (1..=120).map(|i| f64::from(i) * 0.001).chain((7..=20).map(|i| f64::from(i) * 0.02)).chain((5..=10).map(|i| f64::from(i) * 0.1));
+    thresholds_at(keys, windows, steps)
 }

@@ -347,6 +347,8 @@ mod tests {
             ("command = [\"sh\"]\n[judge]", "take one out"),
             ("[judge]\nrecalls = [95]", "`judge.recalls` has 95, expected above 0 to 1"),
             ("[judge]\nthresholds = [1.0]", "expected 0 to below 1"),
+            ("[judge]\nsoft_decays = [-1.0]", "`judge.soft_decays` has -1, expected 0 to 100"),
+            ("[judge]\ndecoders = [\"soft_apart\"]\nsoft_decays = [2, 2]", "`soft_apart_decay2_95` twice"),
             ("[judge]\nrecalls = [0.95, 0.9501]", "[judge] has `threshold_95` twice"),
             ("[judge]\nrecalls = []\nthresholds = []", "no operating point"),
             ("[shared.focus]\nkey = \"data.root\"", "[shared.focus] fills `data.root`, which takes no run folder"),

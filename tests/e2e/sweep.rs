@@ -281,6 +281,7 @@ overrides = ["train.steps=4", "train.validate_every=4", "train.freeze_focus=true
 seeds = [1, 2]
 [judge]
 decoders = ["threshold", "greedy_apart", "soft_apart"]
+soft_decays = [0, 1]
 [shared.focus]
 key = "init_focus_from"
 overrides = ["train.steps=6", "train.validate_every=6", "train.checkpoint_every=0"]
@@ -304,6 +305,17 @@ name = "grl"
     assert!(kept(2) == 1.0 && (0..2).all(|row| kept(3) <= kept(row) && kept(row) <= 1.0), "{table}");
     assert!(table["rows"][1]["cells"]["at_0.9/windows_kept"]["difference"].is_number());
     let before = world.tree("out/points");
+    for (_, result) in before.iter().filter(|(path, _)| path.ends_with("result.json")) {
+        let metrics = &serde_json::from_slice::<Value>(result).unwrap()["metrics"];
+        if metrics["test_scans"].is_null() {
+            continue;
+        }
+        let of = |decoder: &str, what: &str| metrics[format!("{decoder}_95/{what}")].as_f64().unwrap();
+        for what in ["threshold", "validation_windows_kept", "windows_kept", "relative_recall"] {
+            assert_eq!(of("soft_apart_decay0", what), of("threshold", what), "{what}: {metrics}");
+        }
+        assert!((0.0..=1.0).contains(&of("soft_apart_decay1", "validation_windows_kept")), "{metrics}");
+    }
     world.json(0, &run);
     assert!(before == world.tree("out/points"), "a second start changes nothing");
 }

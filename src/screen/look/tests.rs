@@ -43,8 +43,10 @@ fn one_window_of_several_over_a_lesion_is_enough_for_a_second_look() {
     for decoder in [config::Decoder::SoftApart, config::Decoder::GreedyApart, config::Decoder::Threshold] {
         let config = ScreenConfig { decode: Some(decoder), denominator: Denominator::Covering, ..config.clone() };
         let plan = Plan::new([1, 1, 8], [1, 1, 4], &config, None);
-        let looked = plan.run(&glance, Choice::Above(0.5), &Budget::default(), lesion).unwrap();
-        assert!(looked.probability[4] == 1.0 && looked.windows_kept() >= 3, "{decoder:?}: {looked:?}");
+        for threshold in [0.5, 0.8] {
+            let looked = plan.run(&glance, Choice::Above(threshold), &Budget::default(), lesion).unwrap();
+            assert!(looked.probability[4] == 1.0 && looked.windows_kept() >= 3, "{decoder:?} above {threshold}: {looked:?}");
+        }
     }
 }
 

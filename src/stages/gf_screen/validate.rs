@@ -15,7 +15,7 @@ use crate::config::{BestMetric, Config, Threshold};
 use crate::error::Result;
 use crate::evaluate::{CaseScore, Scores};
 use crate::run::Scalar;
-use crate::screen::{Budget, Choice, FocusCache, Glanced, Image, Looked, Plan, Screener, Votes, lesions};
+use crate::screen::{Budget, Choice, FocusCache, Glanced, Image, Looked, Plan, Screener, Votes, lesions, thresholds_at};
 
 /// Shares of the windows that are tried as operating points: fine where it matters, up to half.
 const SHARES: [f64; 22] =
@@ -230,17 +230,8 @@ pub fn validate(seen: &[Seen], config: &Config) -> Result<Validation> {
 
 /// Thresholds that keep each of [`SHARES`] of all windows of the grid, the highest first.
 pub fn candidates(seen: &[Seen]) -> Vec<f32> {
-    let mut all: Vec<f32> = seen.iter().flat_map(|s| s.plan.queue(&s.glanced).into_iter().map(|q| q.1)).collect();
-    let windows: usize = seen.iter().map(|s| s.plan.grid).sum();
-    all.sort_by(|a, b| b.total_cmp(a));
-    let threshold = |share: f64| {
-        // Just below the last window of that share, so that it is kept.
-        let last = all.get(((windows as f64 * share) as usize).saturating_sub(1).min(all.len().saturating_sub(1)))?;
-        Some(last.next_down().max(0.0))
-    };
-    let mut thresholds: Vec<f32> = SHARES.iter().filter_map(|&s| threshold(s)).collect();
-    thresholds.dedup();
-    thresholds
+    let keys = seen.iter().flat_map(|s| s.plan.queue(&s.glanced).into_iter().map(|q| q.1)).collect();
+    thresholds_at(keys, seen.iter().map(|s| s.plan.grid).sum(), SHARES)
 }
 
 /// What Glance and Focus find at `threshold`.
