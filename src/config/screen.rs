@@ -36,7 +36,7 @@ pub struct ScreenConfig {
     /// whole-scan Glance lets windows lie anywhere.
     pub decode: Option<Decoder>,
     /// With `decode = "soft_apart"`: each chosen window multiplies the probability of another by `(1 - share)^soft_decay`, the share of its volume that
-    /// they have in common. 0 is `"threshold"`, very much is `"greedy_apart"`. Range 0 to 100. Default `1`.
+    /// they have in common. 0 is `"threshold"`; the more, the more windows keep apart, as with `"greedy_apart"`. Range 0 to 100. Default `1`.
     #[schemars(range(min = 0.0, max = 100.0))]
     pub soft_decay: f64,
     /// Recall that the operating point must guarantee on scans like the validation scans, as a mean over scans with lesions, of what Focus everywhere

@@ -46,9 +46,10 @@ impl Plan {
     /// Choose windows by what Glance said, let `focus` segment them, and blend.
     ///
     /// `focus` gets window numbers and returns the lesion probability of each, on the scan's voxels: `[window]`, or `[size]` of a wider one. With
-    /// `second_look`, every place where the chosen windows see a lesion is looked at again through all windows of the grid that cover its centre, so
-    /// that a false alarm of one window is outvoted by its neighbours as it would be if Focus had looked everywhere. A finding that is longer than a
-    /// window was seen in pieces: where there are wider windows, it is looked at through those too.
+    /// `second_look`, every place where the chosen windows together (with a budget, or where windows lie freely, any of them) see a lesion is looked at
+    /// again through the windows of the grid that cover its centre, so that a false alarm of one window is outvoted by its neighbours as it would be if
+    /// Focus had looked everywhere. A finding that is longer than a window was seen in pieces: where there are wider windows, it is looked at through
+    /// those too.
     pub fn run<E>(
         &self,
         glanced: &Glanced,
@@ -56,10 +57,23 @@ impl Plan {
         budget: &Budget,
         focus: impl FnMut(&[usize]) -> Result<Vec<Vec<f32>>, E>,
     ) -> Result<Looked, E> {
-        let mut first = self.chosen(glanced, choice);
-        let everywhere = choice == Choice::All;
-        if everywhere || budget.is_limited() || self.is_free() {
-            return self.search(glanced, &first, !everywhere, budget, focus);
+        let first = self.chosen(glanced, choice);
+        if choice == Choice::All {
+            return self.search(glanced, &first, false, budget, focus);
+        }
+        self.run_from(first, glanced, budget, focus)
+    }
+
+    /// As [`Plan::run`], with the windows `first`, the most promising first, instead of those that Glance would choose.
+    pub fn run_from<E>(
+        &self,
+        mut first: Vec<usize>,
+        glanced: &Glanced,
+        budget: &Budget,
+        focus: impl FnMut(&[usize]) -> Result<Vec<Vec<f32>>, E>,
+    ) -> Result<Looked, E> {
+        if budget.is_limited() || self.is_free() {
+            return self.search(glanced, &first, true, budget, focus);
         }
         // In the order of the grid: neighbours share what the processor has at hand.
         first.sort_unstable();
@@ -82,8 +96,8 @@ impl Plan {
         };
         look(first, &mut seen)?;
         if self.second_look {
-            // By the windows that were looked at alone: where few of those over a lesion were chosen, the votes of the others for background would
-            // hide it.
+            // Only what was looked at votes here: where few of the windows over a lesion were chosen, the votes of the others for background would hide
+            // it.
             let shown = self.blend(glanced, &seen, Denominator::Kept);
             let mut again = self.covering_findings(&shown, self.shape, [0; 3], &self.importance(1), 1.0);
             again.retain(|&i| seen[i].is_none());

@@ -260,8 +260,8 @@ impl Plan {
     }
 }
 
-/// Thresholds just below the key of the last window of each of `shares` of `windows`, so that it is kept; the highest first. `keys`: those of all queues
-/// together; shares that they don't fill end at the last of them.
+/// Thresholds just below the key of the last window of each of `shares`, ascending, of `windows`, so that it is kept; the highest first, and none below 0,
+/// which no window with a key of 0 passes. `keys`: those of all queues together; shares that they don't fill end at the last of them.
 pub fn thresholds_at(mut keys: Vec<f32>, windows: usize, shares: impl IntoIterator<Item = f64>) -> Vec<f32> {
     keys.sort_by(|a, b| b.total_cmp(a));
     let last = keys.len().saturating_sub(1);

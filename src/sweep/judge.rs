@@ -18,7 +18,7 @@ use crate::backend::{TrainBackend, Work};
 use crate::config::{Config, Decoder, ScreenConfig};
 use crate::error::{Error, Result};
 use crate::run::Observer;
-use crate::screen::{Budget, Choice, Decoding, FocusCache, Glanced, Image, Model, Plan, Votes, lesions, thresholds_at};
+use crate::screen::{Budget, Choice, Decoding, FocusCache, Glanced, Image, Looked, Model, Plan, Votes, lesions, thresholds_at};
 use crate::setup;
 
 /// At which operating points each point is judged.
@@ -52,6 +52,11 @@ impl JudgeConfig {
         }
         if let Some(d) = self.soft_decays.iter().find(|d| !(0.0..=100.0).contains(*d)) {
             return Err(format!("`judge.soft_decays` has {d}, expected 0 to 100"));
+        }
+        if !self.soft_decays.is_empty() && !self.decoders.contains(&Decoder::SoftApart) {
+            return Err(
+                "`judge.soft_decays` is about `soft_apart`, which `judge.decoders` lacks; add it there, or take `soft_decays` out".into()
+            );
         }
         let fixed = self.thresholds.iter().map(|t| fixed_name(*t));
         let matched = self.ways().flat_map(|way| self.recalls.iter().map(move |r| matched_name(way, *r)));
@@ -172,19 +177,19 @@ fn look<B: TrainBackend>(model: &Model<B>, cases: Vec<Case>, cache: &FocusCache,
 
 impl Seen {
     /// Screen with the windows `chosen` only.
-    fn with(&self, chosen: &[usize], config: &Config) -> Result<Found> {
-        let mut windows = vec![0.0; self.plan.starts.len()];
-        chosen.iter().for_each(|&w| windows[w] = 1.0);
-        self.screened(&Glanced { windows, heat: None }, Choice::Above(0.5), config)
+    fn with(&self, chosen: Vec<usize>, config: &Config) -> Result<Found> {
+        self.found(self.plan.run_from(chosen, &self.glanced, &Budget::default(), |w| self.stored(w))?, config)
     }
 
     fn everywhere(&self, config: &Config) -> Result<Found> {
-        self.screened(&self.glanced, Choice::All, config)
+        self.found(self.plan.run(&self.glanced, Choice::All, &Budget::default(), |w| self.stored(w))?, config)
     }
 
-    fn screened(&self, glanced: &Glanced, choice: Choice, config: &Config) -> Result<Found> {
-        let stored = |windows: &[usize]| -> Result<Vec<Vec<f32>>> { Ok(windows.iter().map(|&w| self.votes.window(w)).collect()) };
-        let looked = self.plan.run(glanced, choice, &Budget::default(), stored)?;
+    fn stored(&self, windows: &[usize]) -> Result<Vec<Vec<f32>>> {
+        Ok(windows.iter().map(|&w| self.votes.window(w)).collect())
+    }
+
+    fn found(&self, looked: Looked, config: &Config) -> Result<Found> {
         let geometry = Geometry::ras(self.plan.shape, self.spacing_mm, [0.0; 3]);
         let (mask, _) = lesions(&looked.probability, &geometry, config.screen.mask_threshold as f32, config.screen.min_component_ml);
         let pair = Pair::new(&self.name, &self.lesion, &mask, self.plan.shape, self.spacing_mm)?;
@@ -222,17 +227,17 @@ fn report(validation: &[Seen], test: &[Seen], judge: &JudgeConfig, config: &Conf
     let mut result = PointResult::default();
     for way in judge.ways() {
         let decoding = decoding(way.0, way.1);
-        let thresholds = thresholds_for(validation, &everywhere_validation, decoding, &judge.recalls, config)?;
-        for (recall, Matched { threshold, windows }) in judge.recalls.iter().zip(thresholds) {
+        let matched = thresholds_for(validation, &everywhere_validation, decoding, &judge.recalls, config)?;
+        for (recall, Matched { threshold, windows }) in judge.recalls.iter().zip(matched) {
             let name = matched_name(way, *recall);
             result.metrics.insert(format!("{name}/threshold"), threshold.into());
             result.metrics.insert(format!("{name}/validation_windows_kept"), windows);
             points.push((name, decoding, threshold));
         }
     }
-    let oracle = all(test, |s| s.with(&s.oracle(), config))?;
+    let oracle = all(test, |s| s.with(s.oracle(), config))?;
     for (name, decoding, threshold) in &points {
-        let found = all(test, |s| s.with(&above(&s.queue(*decoding), *threshold), config))?;
+        let found = all(test, |s| s.with(above(&s.queue(*decoding), *threshold), config))?;
         for (into, found) in [(None, &found), (Some("Focus everywhere"), &everywhere), (Some("oracle"), &oracle)] {
             let cases = match into {
                 None => &mut result.cases,
@@ -277,7 +282,7 @@ fn above(queue: &[(usize, f32)], threshold: f32) -> Vec<usize> {
 #[derive(Clone, Copy, Debug)]
 struct Matched {
     threshold: f32,
-    /// Share of the validation scans' windows that it chooses: what decoders and their settings may be compared by before the test scans are seen.
+    /// Share of the validation scans' windows that Focus sees there: what decoders and their settings may be compared by before the test scans are seen.
     windows: f64,
 }
 
@@ -287,35 +292,32 @@ fn thresholds_for(seen: &[Seen], everywhere: &[Found], decoding: Decoding, recal
     let dense: usize = everywhere.iter().map(|f| f.hits).sum();
     let wanted: Vec<usize> = recalls.iter().map(|r| (r * dense as f64 - 1e-9).ceil().max(0.0) as usize).collect();
     let mut found: Vec<Option<Matched>> = vec![None; recalls.len()];
-    let all: usize = seen.iter().map(|s| s.plan.grid).sum();
-    let share = |chosen: usize| chosen as f64 / all as f64;
+    let windows: usize = seen.iter().map(|s| s.plan.grid).sum();
     let queues: Vec<Vec<(usize, f32)>> = seen.par_iter().map(|s| s.queue(decoding)).collect();
-    // How many windows are chosen in each scan, and what they hit: most scans choose the same at the next threshold.
-    let mut last: Vec<(usize, usize)> = vec![(0, 0); seen.len()];
-    for threshold in candidates(&queues) {
-        last.par_iter_mut().zip(seen).zip(&queues).try_for_each(|(((chosen, hits), s), queue)| -> Result<()> {
+    // How many windows are chosen in each scan, and what they find: most scans choose the same at the next threshold.
+    let mut last: Vec<(usize, Found)> = vec![Default::default(); seen.len()];
+    for threshold in candidates(&queues).into_iter().chain([0.0]) {
+        last.par_iter_mut().zip(seen).zip(&queues).try_for_each(|((last, s), queue)| -> Result<()> {
             let now = above(queue, threshold);
-            if now.len() != *chosen {
-                *hits = s.with(&now, config)?.hits;
-                *chosen = now.len();
+            if now.len() != last.0 {
+                *last = (now.len(), s.with(now, config)?);
             }
             Ok(())
         })?;
-        let hits: usize = last.iter().map(|(_, hits)| hits).sum();
+        let sum = |of: fn(&Found) -> usize| last.iter().map(|(_, found)| of(found)).sum::<usize>();
         for (found, wanted) in found.iter_mut().zip(&wanted) {
-            if found.is_none() && hits >= *wanted {
-                *found = Some(Matched { threshold, windows: share(last.iter().map(|(chosen, _)| chosen).sum()) });
+            if found.is_none() && (sum(|f| f.hits) >= *wanted || threshold == 0.0) {
+                *found = Some(Matched { threshold, windows: sum(|f| f.kept) as f64 / windows as f64 });
             }
         }
         if found.iter().all(Option::is_some) {
             break;
         }
     }
-    let lowest = || Matched { threshold: 0.0, windows: share(queues.iter().map(|queue| above(queue, 0.0).len()).sum()) };
-    Ok(found.into_iter().map(|m| m.unwrap_or_else(lowest)).collect())
+    Ok(found.into_iter().flatten().collect())
 }
 
-/// Thresholds at even steps of the ranking: a tenth of a per cent at the top, two per cent further down. Between two of them few scans choose other
+/// Thresholds at even steps of the ranking: a tenth of a per cent up to 12 %, then two, from half on ten per cent. Between two of them few scans choose other
 /// windows, and only those are screened again.
 fn candidates(queues: &[Vec<(usize, f32)>]) -> Vec<f32> {
     let keys: Vec<f32> = queues.iter().flatten().map(|(_, key)| *key).collect();

@@ -348,6 +348,7 @@ mod tests {
             ("[judge]\nrecalls = [95]", "`judge.recalls` has 95, expected above 0 to 1"),
             ("[judge]\nthresholds = [1.0]", "expected 0 to below 1"),
             ("[judge]\nsoft_decays = [-1.0]", "`judge.soft_decays` has -1, expected 0 to 100"),
+            ("[judge]\nsoft_decays = [2]", "which `judge.decoders` lacks"),
             ("[judge]\ndecoders = [\"soft_apart\"]\nsoft_decays = [2, 2]", "`soft_apart_decay2_95` twice"),
             ("[judge]\nrecalls = [0.95, 0.9501]", "[judge] has `threshold_95` twice"),
             ("[judge]\nrecalls = []\nthresholds = []", "no operating point"),

@@ -51,48 +51,50 @@ pub fn strands(len: usize, first: f32, term: impl Fn(usize) -> f32, join: impl F
     strands.iter().fold(rest, |a, &b| join(a, b))
 }
 
-/// A polynomial in `u` of -1 to 1, for `|x|` of 0 to `reach`, times `u - 1`: 0 at `reach` and beyond. Of the polynomials of its degree it is the one
-/// with the smallest largest error (Lawson's weights, in `f64`); one division less than by way of the error function, which took half of the time.
+/// `|x|` of 0 to `reach` on -1 to 1; beyond, 1.
 #[inline(always)]
-fn fading<L: Lanes, const N: usize>(x: f32, reach: f32, factors: [f32; N], add: f32) -> f32 {
+fn within<L: Lanes>(x: f32, reach: f32) -> f32 {
     let u = L::fused(x.abs(), 2.0 / reach, -1.0);
     // Not a number stays so: the comparison is false.
-    let u = if u > 1.0 { 1.0 } else { u };
-    L::fused(u - 1.0, polynomial::<L, N>(u, factors), add)
+    if u > 1.0 { 1.0 } else { u }
 }
 
-/// A task of [`gelu`]: `max(x, 0) - |x| Q(|x|)`, with the upper tail `Q` of the standard normal distribution; to 3e-7.
+/// A task of [`gelu`]: `max(x, 0) - |x| Q(|x|)`, with the upper tail `Q` of the standard normal distribution; off by 4e-7 at most.
+///
+/// `|x| Q(|x|)` is `1 - u^2` times a polynomial, so exactly 0 at 0 and from 5.5 on. Its factors had the smallest largest error in `f64` (Lawson's
+/// weights) before they were rounded. By way of the error function a division would take half of the time.
 struct Gelu<'a>(&'a [f32], &'a mut [MaybeUninit<f32>]);
 
 impl Kernel for Gelu<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        const TAIL: [f32; 16] = [
-            1.514_640_3e-2,
-            1.593_689e-2,
-            -8.084_535_6e-2,
-            -4.438_554e-2,
-            2.091_482e-1,
-            -2.176_418_9e-2,
-            -2.912_261_5e-1,
-            2.529_228_3e-1,
-            1.003_043_95e-1,
-            -3.589_370_5e-1,
-            2.696_841_7e-1,
-            9.171_542e-3,
-            -1.698_110_1e-1,
-            1.388_784_6e-1,
-            -5.238_337_4e-2,
-            8.194_381e-3,
+        const TAIL: [f32; 15] = [
+            1.531_266e-2,
+            6.781_466e-4,
+            -8.207_209e-2,
+            3.752_536_3e-2,
+            1.723_399_2e-1,
+            -1.939_172_5e-1,
+            -9.778_089e-2,
+            3.505_979_2e-1,
+            -2.501_293_7e-1,
+            -1.087_774_7e-1,
+            3.784_328_1e-1,
+            -3.692_652_9e-1,
+            1.994_564_5e-1,
+            -6.057_780_2e-2,
+            8.194_379_5e-3,
         ];
         for (&x, y) in self.0.iter().zip(self.1) {
+            let u = within::<L>(x, 5.5);
             let positive = if x < 0.0 { 0.0 } else { x };
-            y.write(fading::<L, 16>(x, 5.5, TAIL, positive));
+            y.write(L::fused(L::fused(u, u, -1.0), polynomial::<L, 15>(u, TAIL), positive));
         }
     }
 }
 
-/// A task of [`gelu_backward`]: `1/2 + sign(x) (1/2 - Q(|x|) + |x| phi(x))`, with the normal density `phi`; to 6e-7.
+/// A task of [`gelu_backward`]: `1/2 + sign(x) (1/2 - Q(|x|) + |x| phi(x))`, with the normal density `phi`; off by 1e-6 at most.
+/// What is missing to 1 above 0 is `1 - u` times a polynomial, made as in [`Gelu`].
 struct GeluBackward<'a>(&'a [f32], &'a [f32], &'a mut [MaybeUninit<f32>]);
 
 impl Kernel for GeluBackward<'_> {
@@ -120,7 +122,8 @@ impl Kernel for GeluBackward<'_> {
             -1.194_566_1e-2,
         ];
         for ((&x, dy), dx) in self.0.iter().zip(self.1).zip(self.2) {
-            dx.write(dy * (0.5 + fading::<L, 19>(x, 6.0, SLOPE, 0.5).copysign(x)));
+            let u = within::<L>(x, 6.0);
+            dx.write(dy * (0.5 + L::fused(u - 1.0, polynomial::<L, 19>(u, SLOPE), 0.5).copysign(x)));
         }
     }
 }
@@ -174,7 +177,8 @@ fn gelu_has_pytorchs_values() {
             assert!((slope[i] - dy[i]).abs() < 5e-7, "{isa:?}: gelu'({}) = {}, expected {}", x[i], slope[i], dy[i]);
         }
         assert_eq!(found[6], f32::INFINITY);
-        assert!(gelu(isa, &[f32::NEG_INFINITY])[0].abs() < 1e-37, "{isa:?}");
+        assert_eq!(gelu(isa, &[0.0, -0.0, -6.0, f32::NEG_INFINITY]), [0.0; 4], "{isa:?}");
+        assert!(gelu(isa, &[1e-9, 1e-7, 1e-3]).into_iter().all(|y| y > 0.0), "{isa:?}");
         assert!(gelu(isa, &[f32::NAN])[0].is_nan() && gelu_backward(isa, &[f32::NAN], &[1.0])[0].is_nan());
     }
 }
@@ -196,7 +200,8 @@ fn gelu_is_exact_to_a_millionth() {
             (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt() / fraction
         }
     };
-    let x: Vec<f32> = (-12_000..=12_000).map(|i| i as f32 * 1e-3).collect();
+    let fine = (-3_000..=3_000).map(|i| i as f32 * 1e-4);
+    let x: Vec<f32> = (-12_000..=12_000).map(|i| i as f32 * 1e-3).chain(fine).collect();
     for &isa in Isa::all() {
         let (y, dy) = (gelu(isa, &x), gelu_backward(isa, &x, &vec![1.0; x.len()]));
         for ((&x, &y), &dy) in x.iter().zip(&y).zip(&dy) {
@@ -205,7 +210,7 @@ fn gelu_is_exact_to_a_millionth() {
             let slope = below + x * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
             // An f32 near 12 is exact to 5e-7.
             assert!((y as f64 - x * below).abs() < 6e-7, "{isa:?}: gelu({x}) = {y}, expected {}", x * below);
-            assert!((dy as f64 - slope).abs() < 6e-7, "{isa:?}: gelu'({x}) = {dy}, expected {slope}");
+            assert!((dy as f64 - slope).abs() < 1e-6, "{isa:?}: gelu'({x}) = {dy}, expected {slope}");
         }
     }
 }

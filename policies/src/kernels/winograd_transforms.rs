@@ -45,13 +45,14 @@ impl Kernel for TransformWeights<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         let TransformWeights { weights: Weights { values, strides, mirrored }, outputs, width, inputs, to, stride } = self;
+        assert!(!outputs.is_empty() && inputs > 0, "TransformWeights has nothing to do");
         let last = outputs.end - 1;
-        assert!(outputs.start <= last && width.is_multiple_of(LANES) && inputs > 0, "TransformWeights has nothing to do");
+        assert!(width.is_multiple_of(LANES) && stride >= inputs * width, "TransformWeights would write its points over each other");
         assert!(last * strides.out + (inputs - 1) * strides.input + 27 <= values.len(), "TransformWeights reads past the kernels");
         assert!((POINTS - 1) * stride + inputs * width <= to.len(), "TransformWeights writes past its target");
         let parts = |first: usize| (0..width).step_by(LANES).map(move |part| (first, part));
         for (first, part) in (0..inputs).step_by(NEAR).flat_map(parts) {
-            let rows: [usize; LANES] = std::array::from_fn(|lane| (outputs.start + part + lane).min(last) * strides.out);
+            let lanes: [usize; LANES] = std::array::from_fn(|lane| (outputs.start + part + lane).min(last) * strides.out);
             for input in first..(first + NEAR).min(inputs) {
                 // SAFETY: checked above.
                 unsafe {
@@ -59,12 +60,12 @@ impl Kernel for TransformWeights<'_> {
                     // The last eight overlap the eight before.
                     for at in [0, 8, 16, 19] {
                         let from = values.as_ptr().add(input * strides.input + at);
-                        // No closure: the compiler made functions of some, without the instruction set.
-                        let mut eight = [L::zero(); LANES];
-                        for (eight, row) in eight.iter_mut().zip(rows) {
-                            *eight = L::load(from.add(row));
+                        // Loops instead of closures, here and below: of these the compiler made functions without the instruction set (5 of 24 ms).
+                        let mut kernels = [L::zero(); LANES];
+                        for (kernel, lane) in kernels.iter_mut().zip(lanes) {
+                            *kernel = L::load(from.add(lane));
                         }
-                        for (i, tap) in L::transpose(eight).into_iter().enumerate() {
+                        for (i, tap) in L::transpose(kernels).into_iter().enumerate() {
                             taps[if mirrored { 26 - at - i } else { at + i }] = tap;
                         }
                     }
