@@ -62,7 +62,7 @@ fn within<L: Lanes>(x: f32, reach: f32) -> f32 {
 /// A task of [`gelu`]: `max(x, 0) - |x| Q(|x|)`, with the upper tail `Q` of the standard normal distribution; off by 4e-7 at most.
 ///
 /// `|x| Q(|x|)` is `1 - u^2` times a polynomial, so exactly 0 at 0 and from 5.5 on. Its factors had the smallest largest error in `f64` (Lawson's
-/// weights) before they were rounded. By way of the error function a division would take half of the time.
+/// weights) before they were rounded. By way of the error function there would be a division.
 struct Gelu<'a>(&'a [f32], &'a mut [MaybeUninit<f32>]);
 
 impl Kernel for Gelu<'_> {
